@@ -1,0 +1,363 @@
+/**
+ * Everything that can go wrong with a job, in one table: what was seen, whether trying again by itself can help, and
+ * what to do next. Codes are stable; people search for them and control planes decide on them.
+ */
+
+/** What a hint may name. All of it is known before the failure; none of it is secret. */
+export interface ErrorFacts {
+  readonly user?: string
+  readonly host?: string
+  readonly port?: number
+  readonly fingerprint?: string
+  readonly login?: string
+  readonly detail?: string
+}
+
+interface ErrorEntry {
+  readonly retryable: boolean
+  readonly seen: string
+  readonly hint: (facts: ErrorFacts) => string
+}
+
+const user = (facts: ErrorFacts): string => facts.user ?? 'apono'
+const where = (facts: ErrorFacts): string => `${facts.host ?? 'the server'}:${facts.port ?? 22}`
+
+const sudoersLine = (facts: ErrorFacts): string => `${user(facts)} ALL=(ALL) NOPASSWD:ALL`
+
+const repairSshFolder = (facts: ErrorFacts): string => {
+  const home = user(facts) === 'root' ? '/root' : `/home/${user(facts)}`
+  return [
+    `chown -R ${user(facts)}:${user(facts)} ${home}/.ssh`,
+    `chmod 700 "${home}/.ssh"`,
+    `chmod 600 "${home}/.ssh/authorized_keys"`,
+  ].join('\n')
+}
+
+export const errorTable = {
+  // The job itself.
+  invalid_grant: {
+    retryable: false,
+    seen: 'a name, key or time in the grant is outside the allow-list; no connection was opened',
+    hint: () => 'Logins and groups match ^[A-Za-z_][A-Za-z0-9._-]{0,31}$; see docs/connector-protocol.md, Grant.',
+  },
+  invalid_job: {
+    retryable: false,
+    seen: 'the job does not fit the protocol; no connection was opened',
+    hint: () => 'The control plane sent something that protocol v1 does not allow. Report it to whoever runs it.',
+  },
+  unsupported_job: {
+    retryable: false,
+    seen: 'a kind of job that this version does not know',
+    hint: () => 'Update the connector.',
+  },
+  cancelled: {
+    retryable: true,
+    seen: 'the job was called off, or its lease ended, before the next side effect',
+    hint: () => 'Nothing to do: the control plane hands the job out again if it is still wanted.',
+  },
+  denied_by_guard: {
+    retryable: false,
+    seen: "the customer's own limits on the connector do not allow it",
+    hint: () => 'Widen APONO_GUARD_FILE on the connector if this should be allowed.',
+  },
+  internal_error: {
+    retryable: true,
+    seen: 'a defect in the connector',
+    hint: () => 'Please report it with the log lines of this job.',
+  },
+
+  // The connector's private key.
+  secret_store_mismatch: {
+    retryable: false,
+    seen: 'the integration names a store that this connector cannot read',
+    hint: () => 'Keep the secret in a store of the cloud that the connector runs in.',
+  },
+  secret_not_found: {
+    retryable: true,
+    seen: 'the store has no secret of that name',
+    hint: (facts) =>
+      `Create the secret with the key base64_private_key, or correct its name. ${facts.detail ?? ''}`.trim(),
+  },
+  secret_access_denied: {
+    retryable: true,
+    seen: 'the connector may not read the secret',
+    hint: (facts) => facts.detail ?? 'Allow the connector to read the secret.',
+  },
+  secret_malformed: {
+    retryable: true,
+    seen: 'the secret is not a JSON object with a base64 private key',
+    hint: (facts) =>
+      facts.detail ??
+      'Store {"base64_private_key": "..."}; its value is the output of: cat /PATH-TO-KEY/key.pem | base64',
+  },
+  secret_store_unreachable: {
+    retryable: true,
+    seen: 'the store did not answer',
+    hint: () => "Check the connector's network path to the store.",
+  },
+
+  // On the way to the server.
+  ssh_unreachable: {
+    retryable: true,
+    seen: 'no TCP connection, or it closed before SSH began',
+    hint: (facts) =>
+      `Check that ${where(facts)} is the right address, that sshd runs there and that the connector's network may reach it. A server that closes at once may be limiting connections (MaxStartups, PerSourcePenalties).`,
+  },
+  ssh_timeout: {
+    retryable: true,
+    seen: 'no answer in time',
+    hint: (facts) =>
+      `Something at ${where(facts)} drops packets or is overloaded. Check firewalls and the server's load.`,
+  },
+  ssh_auth_failed: {
+    retryable: false,
+    seen: 'the server refused the key',
+    hint: (facts) =>
+      [
+        `${where(facts)} refused key ${facts.fingerprint ?? ''} for user ${user(facts)}.`,
+        `Its public half must be a line in that user's authorized_keys. If it is, the folder may belong to someone else; on the server, as root:`,
+        repairSshFolder(facts),
+      ].join('\n'),
+  },
+  ssh_handshake_failed: {
+    retryable: false,
+    seen: 'client and server have no algorithm in common, or the server does not speak SSH 2',
+    hint: () =>
+      'The server must offer curve25519 or ECDH/DH-group14+ key exchange with SHA-2 and no SHA-1-only algorithms.',
+  },
+  host_key_unknown: {
+    retryable: false,
+    seen: 'no host key is pinned and the policy does not allow trust on first use',
+    hint: () => "Pin the server's host key in the integration, or set the policy hostKeys to trust_on_first_use.",
+  },
+  host_key_changed: {
+    retryable: false,
+    seen: 'the server shows another host key than the one that is known',
+    hint: () =>
+      'If the server was rebuilt, accept its new key in the control plane. If not, someone may be answering in its place.',
+  },
+  ssh_channel_refused: {
+    retryable: true,
+    seen: 'the server refused to open a channel',
+    hint: () => 'Raise MaxSessions in sshd_config above 0 for the connection user.',
+  },
+  connection_lost: {
+    retryable: true,
+    seen: 'the connection ended before the result arrived; what happened on the server is unknown',
+    hint: () => 'Nothing to do: the job is safe to run again.',
+  },
+  output_too_large: {
+    retryable: false,
+    seen: 'more output than a job can produce',
+    hint: (facts) => `Something else than /bin/sh answers for ${user(facts)}; check its login shell and rc files.`,
+  },
+
+  // Becoming root there.
+  sudo_password_required: {
+    retryable: false,
+    seen: 'sudo asks for a password, or does not allow the command',
+    hint: (facts) => `Add this line to the sudoers file (visudo):\n${sudoersLine(facts)}`,
+  },
+  sudo_missing: {
+    retryable: false,
+    seen: 'sudo is not installed',
+    hint: (facts) => `Install sudo and add this line to the sudoers file (visudo):\n${sudoersLine(facts)}`,
+  },
+  sudo_requiretty: {
+    retryable: false,
+    seen: 'sudo insists on a terminal',
+    hint: (facts) => `Add this line to the sudoers file (visudo):\nDefaults:${user(facts)} !requiretty`,
+  },
+  sudo_broken: {
+    retryable: false,
+    seen: 'sudo is installed but cannot become root',
+    hint: () => 'Run "sudo -n true" there as the connection user; check the setuid bit of sudo and no_new_privs.',
+  },
+  shell_hijacked: {
+    retryable: false,
+    seen: 'the server answered, but our program did not run: a forced command, a restricted shell or an rc file',
+    hint: (facts) => `User ${user(facts)} needs an ordinary login shell, no ForceCommand and no rc file that exits.`,
+  },
+  not_root: {
+    retryable: false,
+    seen: 'the program ran, but not as root',
+    hint: (facts) => `Allow root in sudoers:\n${sudoersLine(facts)}`,
+  },
+  interrupted: {
+    retryable: true,
+    seen: 'the program on the server stopped before its end',
+    hint: () => 'Nothing to do: the job is safe to run again.',
+  },
+
+  // What the program found there.
+  host_busy: {
+    retryable: true,
+    seen: "the ledger's lock, or the lock of the account files, was held for too long",
+    hint: () => 'Another tool is changing accounts on that server. The job is tried again.',
+  },
+  clock_skew: {
+    retryable: true,
+    seen: "the server's clock is more than 60 s off the connector's",
+    hint: () =>
+      "Correct the server's clock (chrony, systemd-timesyncd). Until then certificates would be valid at the wrong time.",
+  },
+  expired: {
+    retryable: false,
+    seen: "the grant's end has passed on the server",
+    hint: () => 'Request access again.',
+  },
+  superseded: {
+    retryable: false,
+    seen: 'the ledger on the server holds a newer state of this grant',
+    hint: () => 'Nothing to do: newer work overtook this job.',
+  },
+  wrong_host: {
+    retryable: false,
+    seen: 'another machine answers at this address than the one the grant was made on',
+    hint: () => 'If the server was replaced, end the grant with abandon and request anew; otherwise check the address.',
+  },
+  ledger_foreign: {
+    retryable: false,
+    seen: 'the ledger was made on another machine (a cloned image); its logins were expired',
+    hint: (facts) =>
+      `On a machine that was meant to be cloned, remove ${facts.detail ?? 'the ledger folder'} there and try again.`,
+  },
+  ledger_newer: {
+    retryable: false,
+    seen: 'the ledger was written by a newer connector',
+    hint: () => 'Update this connector.',
+  },
+  ledger_lost: {
+    retryable: true,
+    seen: 'the grant should be on the server but its ledger does not know it',
+    hint: () => 'The control plane issues the certificate again.',
+  },
+  ledger_unsafe: {
+    retryable: false,
+    seen: 'the ledger or lock folder is not a directory that only root can write',
+    hint: (facts) => `On the server, look at ${facts.detail ?? 'the folder'}: someone else made it or changed it.`,
+  },
+  login_taken: {
+    retryable: false,
+    seen: 'the login belongs to another person or another control plane',
+    hint: (facts) => `Give this person another login than ${facts.login ?? 'this one'}.`,
+  },
+  login_exists: {
+    retryable: false,
+    seen: 'an account of that name exists that we did not make',
+    hint: () => 'Give the person another login, or set the policy existingUser to adopt.',
+  },
+  login_foreign: {
+    retryable: false,
+    seen: 'the name belongs to a directory user (LDAP, SSSD)',
+    hint: () => 'Give the person a login that the directory does not have.',
+  },
+  login_system: {
+    retryable: false,
+    seen: 'a system account, a shared uid, root or the connection user',
+    hint: () => 'Such accounts are never used, whatever the policy.',
+  },
+  adoption_unsupported: {
+    retryable: false,
+    seen: 'the policy says adopt, which this version does not do yet',
+    hint: () => 'Give the person another login.',
+  },
+  home_exists: {
+    retryable: false,
+    seen: "the login's home path already exists",
+    hint: (facts) =>
+      `Move ${facts.detail ?? 'it'} away on the server: an old home may hold keys that would let someone in.`,
+  },
+  shell_missing: {
+    retryable: false,
+    seen: 'the shell of the policy is not installed or not in /etc/shells',
+    hint: (facts) =>
+      `Install ${facts.detail ?? 'the shell'} and list it in /etc/shells, or choose another one in the policy.`,
+  },
+  uid_range_full: {
+    retryable: false,
+    seen: 'no uid of the range is free',
+    hint: () => 'Widen uidRange in the policy: a uid is never used twice.',
+  },
+  group_missing: {
+    retryable: false,
+    seen: 'a group of the grant does not exist; nothing was changed',
+    hint: (facts) => `Create it on the server (groupadd ${facts.detail ?? 'NAME'}), or take it off the integration.`,
+  },
+  group_foreign: {
+    retryable: false,
+    seen: 'a group of the grant comes from a directory, and the login is not in it there',
+    hint: (facts) => `Add the login to ${facts.detail ?? 'the group'} in the directory: local tools cannot.`,
+  },
+  group_not_allowed: {
+    retryable: false,
+    seen: "a group of the grant is not among the integration's userGroups; no connection was opened",
+    hint: () => "Add it to the integration's user groups.",
+  },
+  group_change_failed: {
+    retryable: true,
+    seen: 'the membership was not there when it was read back',
+    hint: () => 'Another tool changes /etc/group at the same time, or it is read-only.',
+  },
+  account_change_failed: {
+    retryable: true,
+    seen: 'useradd or usermod failed',
+    hint: (facts) => `On the server: ${facts.detail ?? 'see its log'}`,
+  },
+  read_only: {
+    retryable: false,
+    seen: 'a folder that must be written is read-only',
+    hint: (facts) => `Make ${facts.detail ?? 'it'} writable on the server.`,
+  },
+  tool_missing: {
+    retryable: false,
+    seen: 'a command that the program needs is missing',
+    hint: (facts) => `Install ${facts.detail ?? 'it'} on the server.`,
+  },
+  sshd_refused_config: {
+    retryable: false,
+    seen: 'sshd -t refused the configuration; our file was taken back',
+    hint: () => 'Run "sshd -t" on the server and mend what it names.',
+  },
+  trust_not_effective: {
+    retryable: false,
+    seen: 'sshd would not read the trust line for this login; access was not given',
+    hint: () =>
+      'sshd_config must contain "Include /etc/ssh/sshd_config.d/*.conf" before any Match block that sets AuthorizedKeysFile (OpenSSH 8.2 or later), or set the policy trust to home.',
+  },
+  trust_write_failed: {
+    retryable: true,
+    seen: 'the trust line could not be written',
+    hint: (facts) => `On the server: ${facts.detail ?? 'check the folder and its owner'}`,
+  },
+  revoke_incomplete: {
+    retryable: true,
+    seen: 'a step of the revocation failed; the others were done',
+    hint: (facts) => `On the server: ${facts.detail ?? 'see its log'}. It is tried again until it is confirmed.`,
+  },
+} as const satisfies Record<string, ErrorEntry>
+
+export type ErrorCode = keyof typeof errorTable
+
+/** A failure with a place in the table. Its message never holds secrets or text of the person's own making. */
+export class JobError extends Error {
+  readonly code: ErrorCode
+  readonly retryable: boolean
+  readonly hint: string
+  /** What a `superseded` program found in the ledger. */
+  readonly recorded: { generation: number; epoch: number } | undefined
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    facts: ErrorFacts = {},
+    extra: { cause?: unknown; recorded?: { generation: number; epoch: number } } = {},
+  ) {
+    super(message, extra.cause === undefined ? {} : { cause: extra.cause })
+    this.name = 'JobError'
+    this.code = code
+    this.retryable = errorTable[code].retryable
+    this.hint = errorTable[code].hint(facts)
+    this.recorded = extra.recorded
+  }
+}
