@@ -1,0 +1,208 @@
+#!/bin/sh
+# Base images, one name per argument: debian:SUITE-slim or node:MAJOR-SUITE-slim.
+#
+# Each is taken where it is cheapest: present, else made by us before, else pulled, else made here.
+# What we make (no public registry reachable) gets a name of ours, apono-local/NAME, because a
+# home-made image under a public name would lie to everything else on this machine.
+#
+# stdout: one line NAME=NAME-TO-USE per argument. stderr: what is going on.
+set -eu
+
+say() { printf 'base-images: %s\n' "$*" >&2; }
+fail() {
+  say "$*"
+  exit 1
+}
+present() { docker image inspect "$1" >/dev/null 2>&1; }
+
+workspace=
+clean_up() {
+  # --one-file-system: an interrupted debootstrap leaves /proc mounted in its tree.
+  if [ -n "$workspace" ]; then
+    umount "$workspace/root/proc" "$workspace/root/sys" 2>/dev/null || :
+    rm -rf --one-file-system "$workspace"
+  fi
+  workspace=
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+debian_like() {
+  [ -r /etc/os-release ] && grep -Eq '^ID(_LIKE)?=.*(debian|ubuntu)' /etc/os-release
+}
+
+need_debootstrap() {
+  [ "$(id -u)" = 0 ] || fail "cannot pull $1, and making it here needs root: pull it yourself, or run this as root"
+  if ! command -v debootstrap >/dev/null 2>&1; then
+    debian_like || fail "cannot pull $1, and making it here needs debootstrap: install debootstrap"
+    say 'installing debootstrap'
+    apt_install debootstrap
+  fi
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || {
+    debian_like || fail 'the keys of the Debian archive are missing: install debian-archive-keyring'
+    apt_install debian-archive-keyring
+  }
+}
+
+apt_install() {
+  apt_log=$(mktemp)
+  if ! { DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" ||
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; }; } \
+    >"$apt_log" 2>&1 </dev/null; then
+    tail -n 20 "$apt_log" >&2
+    rm -f "$apt_log"
+    fail "apt-get install $* failed (see above)"
+  fi
+  rm -f "$apt_log"
+}
+
+mirror=http://deb.debian.org
+
+answers() { ! command -v wget >/dev/null 2>&1 || wget -q --spider --timeout=10 --tries=2 "$1"; }
+
+# The suite's own archive, and its updates and security where they (still) exist.
+write_sources() {
+  suite=$1
+  {
+    echo "deb $mirror/debian $suite main"
+    if answers "$mirror/debian/dists/$suite-updates/Release"; then
+      echo "deb $mirror/debian $suite-updates main"
+    fi
+    if answers "$mirror/debian-security/dists/$suite-security/Release"; then
+      echo "deb $mirror/debian-security $suite-security main"
+    fi
+  } >"$2/etc/apt/sources.list"
+}
+
+make_debian() {
+  public=$1 suite=$2 name=$3
+  need_debootstrap "$public"
+  say "making $name with debootstrap (a minute or two)"
+  workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
+  root=$workspace/root
+  mkdir "$root"
+  if ! debootstrap --variant=minbase "$suite" "$root" "$mirror/debian" >"$workspace/log" 2>&1 </dev/null; then
+    tail -n 20 "$workspace/log" >&2
+    fail "debootstrap $suite failed (see above)"
+  fi
+  write_sources "$suite" "$root"
+  rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/doc/* "$root"/usr/share/man/*
+  # An image has no identity of its own; each container gets one when it starts.
+  : >"$root/etc/machine-id"
+  rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
+  printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+  chmod 755 "$root/usr/sbin/policy-rc.d"
+  printf 'force-unsafe-io\n' >"$root/etc/dpkg/dpkg.cfg.d/docker-unsafe-io"
+  printf 'path-exclude /usr/share/doc/*\npath-exclude /usr/share/man/*\n' >"$root/etc/dpkg/dpkg.cfg.d/docker-slim"
+  say "importing $name"
+  tar -C "$root" --numeric-owner -c . |
+    docker import --change 'CMD ["bash"]' - "$name" >/dev/null
+  present "$name" || fail "docker import of $name failed"
+  clean_up
+}
+
+ca_bundle() {
+  for bundle in "${NODE_EXTRA_CA_CERTS:-}" "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt \
+    /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+    if [ -n "$bundle" ] && [ -r "$bundle" ]; then
+      printf '%s\n' "$bundle"
+      return
+    fi
+  done
+  fail "no bundle of certificate authorities on this machine: install ca-certificates"
+}
+
+# Unpacks the npm package $1 into $2.
+unpack_package() {
+  mkdir -p "$2"
+  tarball=$(cd "$workspace" && npm pack --silent --pack-destination "$workspace" "$1" </dev/null | tail -n 1)
+  if [ -z "$tarball" ] || [ ! -f "$workspace/$tarball" ]; then
+    fail "cannot get the npm package $1"
+  fi
+  tar -xzf "$workspace/$tarball" -C "$2" --strip-components=1
+}
+
+make_node() {
+  public=$1 major=$2 suite=$3 name=$4
+  case $(docker version --format '{{.Server.Arch}}') in
+    amd64) arch=x64 ;;
+    arm64) arch=arm64 ;;
+    *) fail "no npm package of Node for the engine's architecture: pull $public yourself" ;;
+  esac
+  # In a shell of its own: this one's variables are taken.
+  base=$(sh "$0" "debian:$suite-slim")
+  base=${base#*=}
+  say "making $name from the npm packages node and npm"
+  workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
+  unpack_package "node-linux-$arch@$major" "$workspace/context/node"
+  unpack_package npm@11 "$workspace/context/npm"
+  cp "$(ca_bundle)" "$workspace/context/ca-certificates.crt"
+  cat >"$workspace/context/Dockerfile" <<'DOCKERFILE'
+ARG BASE
+FROM ${BASE}
+COPY node/bin/node /usr/local/bin/node
+COPY npm /usr/local/lib/node_modules/npm
+COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm \
+ && ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx \
+ && chmod 755 /usr/local/bin/node \
+ && chmod -R a+rX /usr/local/lib/node_modules/npm /etc/ssl \
+ && groupadd --gid 1000 node \
+ && useradd --uid 1000 --gid node --shell /bin/bash --create-home node
+ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
+CMD ["node"]
+DOCKERFILE
+  if ! docker build --quiet --build-arg "BASE=$base" --tag "$name" "$workspace/context" >"$workspace/log" 2>&1; then
+    tail -n 20 "$workspace/log" >&2
+    fail "building $name failed (see above)"
+  fi
+  clean_up
+}
+
+# Sets $provided to the name to use for the public name $1.
+provide() {
+  local_name=apono-local/$1
+  if present "$1"; then
+    provided=$1
+  elif present "$local_name"; then
+    provided=$local_name
+  elif say "pulling $1" && pull "$1"; then
+    provided=$1
+  else
+    say "cannot pull $1 from here"
+    make "$1" "$local_name"
+    provided=apono-local/$1
+  fi
+}
+
+# A registry that takes the connection and never answers must not hold us for ever.
+pull() {
+  if command -v timeout >/dev/null 2>&1; then
+    timeout 600 docker pull --quiet "$1" >/dev/null 2>&1 </dev/null
+  else
+    docker pull --quiet "$1" >/dev/null 2>&1 </dev/null
+  fi
+}
+
+make() {
+  case $1 in
+    debian:*-slim)
+      suite=${1#debian:}
+      make_debian "$1" "${suite%-slim}" "$2"
+      ;;
+    node:*-*-slim)
+      tag=${1#node:}
+      suite=${tag#*-}
+      make_node "$1" "${tag%%-*}" "${suite%-slim}" "$2"
+      ;;
+    *) fail "cannot pull $1, and do not know how to make it" ;;
+  esac
+}
+
+[ $# -gt 0 ] || fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim ...'
+docker info >/dev/null 2>&1 || fail 'no container engine answers: run docker/engine.sh first'
+for image in "$@"; do
+  provide "$image"
+  printf '%s=%s\n' "$image" "$provided"
+done

@@ -1,0 +1,88 @@
+import { spawnSync } from 'node:child_process'
+import { mustRun, runCommand } from './command.ts'
+import { currentRun, fateOf, ownRun, ownsRun } from './run.ts'
+
+// No container outlives its run: a host's stop() removes it at once, the run's end removes what is left
+// (also after Ctrl-C), and what a kill -9 left is swept when the next run starts.
+
+const RUN = 'apono.run'
+const MACHINE = 'apono.machine'
+const HOSTNAME = 'apono.hostname'
+
+export function runLabels(): Record<string, string> {
+  const { run, machine, hostname } = currentRun()
+  return { [RUN]: run, [MACHINE]: machine, [HOSTNAME]: hostname }
+}
+
+export async function removeContainers(ids: readonly string[]): Promise<void> {
+  if (ids.length === 0) return
+  const { code, stderr } = await runCommand('docker', ['rm', '--force', '--volumes', ...ids])
+  // Somebody else removing the same container is as good as us.
+  if (code !== 0 && !/No such container|already in progress/.test(stderr)) throw new Error(stderr.trim())
+}
+
+/** Removes what dead runs of this machine left; gives the ids removed. */
+export async function sweepDeadRuns(): Promise<string[]> {
+  const format = `{{.ID}}|{{.State}}|{{.Label "${RUN}"}}|{{.Label "${MACHINE}"}}|{{.Label "${HOSTNAME}"}}`
+  const list = await mustRun('docker', ['ps', '--all', '--no-trunc', '--filter', `label=${RUN}`, '--format', format])
+  const dead = list.split('\n').flatMap((line) => {
+    const [id, state, run, machine, hostname] = line.split('|')
+    if (!id || !run || !machine || !hostname || !state) return []
+    const fate = fateOf({ run, machine, hostname })
+    const leftByReboot = fate === 'unknown' && state === 'exited' && hostname === currentRun().hostname
+    return fate === 'dead' || leftByReboot ? [id] : []
+  })
+  await removeContainers(dead)
+  return dead
+}
+
+/** Removes every container of this run, however many are still being created meanwhile. */
+export function removeOwnRun(): void {
+  // Twice empty: a request to create one may have been on its way when we first looked.
+  let empty = 0
+  for (let round = 0; round < 20 && empty < (starting > 0 ? 3 : 1); round++) {
+    const filter = `label=${RUN}=${ownRun()}`
+    const list = spawnSync('docker', ['ps', '--all', '--quiet', '--filter', filter], { encoding: 'utf8' })
+    const ids = list.stdout.split('\n').filter((id) => id !== '')
+    if (ids.length > 0) spawnSync('docker', ['rm', '--force', '--volumes', ...ids])
+    empty = ids.length === 0 ? empty + 1 : 0
+    if (starting > 0) sleepSync(100)
+  }
+}
+
+function sleepSync(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
+}
+
+let starting = 0
+
+/** Wraps the creation of a container, so that an exit meanwhile waits for it to appear and removes it. */
+export async function whileStarting<T>(start: () => Promise<T>): Promise<T> {
+  removeAtExit()
+  starting++
+  try {
+    return await start()
+  } finally {
+    starting--
+  }
+}
+
+let registered = false
+
+/** Makes this process remove its run's containers when it ends. A worker leaves that to its run. */
+export function removeAtExit(): void {
+  if (registered || !ownsRun()) return
+  registered = true
+  process.on('exit', removeOwnRun)
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    const handler = () => {
+      // Where somebody else listens too, they decide when to end, and `exit` follows.
+      if (process.listenerCount(signal) > 1) return
+      removeOwnRun()
+      process.off('exit', removeOwnRun)
+      process.off(signal, handler)
+      process.kill(process.pid, signal)
+    }
+    process.on(signal, handler)
+  }
+}

@@ -1,0 +1,14 @@
+import { removeAtExit, removeOwnRun, sweepDeadRuns } from './cleanup.ts'
+import { hostImage, IMAGE_VARIABLE } from './image.ts'
+import { ownRun, RUN_VARIABLE } from './run.ts'
+import { sweepScratch } from './scratch.ts'
+
+/** Before the first test: no leftovers, and an image that every worker finds. After the last: nothing. */
+export default async function setup(): Promise<() => void> {
+  process.env[RUN_VARIABLE] = ownRun()
+  removeAtExit()
+  sweepScratch()
+  await sweepDeadRuns()
+  process.env[IMAGE_VARIABLE] = await hostImage()
+  return removeOwnRun
+}
