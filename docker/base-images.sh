@@ -8,6 +8,8 @@
 # stdout: one line NAME=NAME-TO-USE per argument. stderr: what is going on.
 set -eu
 
+here=$(cd "$(dirname "$0")" && pwd)
+
 say() { printf 'base-images: %s\n' "$*" >&2; }
 fail() {
   say "$*"
@@ -28,33 +30,12 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-debian_like() {
-  [ -r /etc/os-release ] && grep -Eq '^ID(_LIKE)?=.*(debian|ubuntu)' /etc/os-release
-}
-
 need_debootstrap() {
   [ "$(id -u)" = 0 ] || fail "cannot pull $1, and making it here needs root: pull it yourself, or run this as root"
-  if ! command -v debootstrap >/dev/null 2>&1; then
-    debian_like || fail "cannot pull $1, and making it here needs debootstrap: install debootstrap"
-    say 'installing debootstrap'
-    apt_install debootstrap
+  if ! command -v debootstrap >/dev/null 2>&1 || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
+    sh "$here/../scripts/install-packages.sh" debootstrap debian-archive-keyring ||
+      fail "cannot pull $1, and making it here needs debootstrap: install debootstrap and debian-archive-keyring"
   fi
-  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || {
-    debian_like || fail 'the keys of the Debian archive are missing: install debian-archive-keyring'
-    apt_install debian-archive-keyring
-  }
-}
-
-apt_install() {
-  apt_log=$(mktemp)
-  if ! { DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" ||
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; }; } \
-    >"$apt_log" 2>&1 </dev/null; then
-    tail -n 20 "$apt_log" >&2
-    rm -f "$apt_log"
-    fail "apt-get install $* failed (see above)"
-  fi
-  rm -f "$apt_log"
 }
 
 mirror=http://deb.debian.org
