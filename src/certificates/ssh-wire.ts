@@ -1,0 +1,65 @@
+/**
+ * Signing people's public keys for one grant, and reading back what was signed.
+ *
+ * What lives here: the SSH wire format, the strict reader of people's public keys, the writer of certificates and its
+ * independent re-reader. What may enter: a public key, a grant's id and its times. What never leaves: the private half
+ * of the authority that signed, which lives for one function call. Nothing here knows about jobs, hosts or files.
+ *
+ * The blob is written with node:crypto because sshpk's own writer (1.18.0) starts half of its certificates in the
+ * future and signs RSA with SHA-1; sshpk is used to read back, so that writer and reader share no code.
+ */
+
+export const uint32 = (value: number): Buffer => {
+  const bytes = Buffer.alloc(4)
+  bytes.writeUInt32BE(value)
+  return bytes
+}
+
+export const uint64 = (value: bigint): Buffer => {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64BE(value)
+  return bytes
+}
+
+/** A length-prefixed string (RFC 4251, section 5). */
+export const sshString = (value: string | Buffer): Buffer => {
+  const bytes = typeof value === 'string' ? Buffer.from(value, 'utf8') : value
+  return Buffer.concat([uint32(bytes.length), bytes])
+}
+
+/** Reads fields one after another; every read past the end throws a {@link WireError}. */
+export interface WireReader {
+  bytes(): Buffer
+  text(): string
+  uint32(): number
+  uint64(): bigint
+  /** What has not been read yet. */
+  rest(): Buffer
+  isAtEnd(): boolean
+}
+
+export class WireError extends Error {}
+
+export const wireReader = (buffer: Buffer): WireReader => {
+  let at = 0
+  const take = (length: number): Buffer => {
+    if (at + length > buffer.length) throw new WireError('cut off')
+    at += length
+    return buffer.subarray(at - length, at)
+  }
+  const bytes = (): Buffer => take(take(4).readUInt32BE())
+  return {
+    bytes,
+    text: () => bytes().toString('latin1'),
+    uint32: () => take(4).readUInt32BE(),
+    uint64: () => take(8).readBigUInt64BE(),
+    rest: () => buffer.subarray(at),
+    isAtEnd: () => at === buffer.length,
+  }
+}
+
+/** Strict base64: what does not encode back to the same text is refused (`null`). */
+export const decodeBase64 = (text: string): Buffer | null => {
+  const bytes = Buffer.from(text, 'base64')
+  return bytes.toString('base64') === text ? bytes : null
+}
