@@ -119,6 +119,18 @@ export const errorTable = {
         repairSshFolder(facts),
       ].join('\n'),
   },
+  ssh_mfa_required: {
+    retryable: false,
+    seen: 'the server accepted the key and asks for a second factor',
+    hint: (facts) =>
+      `Exempt the connection user on the server: Match User ${user(facts)} with AuthenticationMethods publickey.`,
+  },
+  ssh_account_denied: {
+    retryable: true,
+    seen: 'the server closed the connection once the key was offered: an expired account, /run/nologin or PAM',
+    hint: (facts) =>
+      `On the server: chage -l ${user(facts)}; ls /run/nologin /etc/nologin; and the log of sshd. Too many recent failures from one address (PerSourcePenalties) look the same.`,
+  },
   ssh_handshake_failed: {
     retryable: false,
     seen: 'client and server have no algorithm in common, or the server does not speak SSH 2',

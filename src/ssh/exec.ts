@@ -1,0 +1,115 @@
+import type { Client, ClientChannel } from 'ssh2'
+import { type ErrorFacts, JobError } from '../host/errors.ts'
+import type { ExecOptions, ExecOutcome } from '../host/link.ts'
+import type { Clock } from '../observability/clock.ts'
+import { withDeadline } from './deadline.ts'
+
+/** More than any job can print. It bounds memory against a server that never stops talking. */
+export const MAX_OUTPUT_BYTES = 1024 * 1024
+
+export interface ExecContext {
+  readonly client: Client
+  readonly clock: Clock
+  readonly channelTimeoutMs: number
+  readonly facts: ErrorFacts
+  /** Rejects when the connection ends, whether it said why or not. */
+  readonly lost: Promise<never>
+  /** Ends the connection at once: after a timeout nothing on it can be trusted any more. */
+  readonly destroy: () => void
+}
+
+const isChannelFailure = (error: Error): boolean => 'reason' in error || /Unable to exec/.test(error.message)
+
+const openFailure = (error: Error, facts: ErrorFacts): JobError =>
+  isChannelFailure(error)
+    ? new JobError('ssh_channel_refused', 'the server refused to open a channel for a command', facts, { cause: error })
+    : new JobError('connection_lost', 'the connection ended before the command began', facts, { cause: error })
+
+/** `exec` throws at once when the connection is gone (ssh2 1.17.0). */
+const openChannel = (context: ExecContext, command: string): Promise<ClientChannel> =>
+  new Promise((resolve, reject) => {
+    try {
+      context.client.exec(command, (error, channel) => {
+        if (error === undefined) resolve(channel)
+        else reject(openFailure(error, context.facts))
+      })
+    } catch (error) {
+      reject(new JobError('connection_lost', 'the connection was already closed', context.facts, { cause: error }))
+    }
+  })
+
+interface Collector {
+  readonly add: (chunk: Buffer) => void
+  readonly text: () => string
+}
+
+const collector = (onOverflow: () => void): Collector => {
+  const chunks: Buffer[] = []
+  let size = 0
+  return {
+    add: (chunk) => {
+      size += chunk.length
+      if (size > MAX_OUTPUT_BYTES) onOverflow()
+      else chunks.push(chunk)
+    },
+    text: () => Buffer.concat(chunks).toString('utf8'),
+  }
+}
+
+/** Both outputs are always drained: with 5 MB of either unread, ssh2 never reports the end. */
+const collect = (channel: ClientChannel, stdin: string, facts: ErrorFacts): Promise<ExecOutcome> =>
+  new Promise((resolve, reject) => {
+    const overflow = (): void => reject(new JobError('output_too_large', 'more output than a job can produce', facts))
+    const stdout = collector(overflow)
+    const stderr = collector(overflow)
+    let exit: { code: number | null; signal: string | null } = { code: null, signal: null }
+    channel.on('data', stdout.add)
+    channel.stderr.on('data', stderr.add)
+    channel.on('error', () => undefined)
+    channel.stderr.on('error', () => undefined)
+    channel.on('exit', (code: number | null, signal?: string) => {
+      exit = { code, signal: signal ?? null }
+    })
+    channel.on('close', () => {
+      resolve({ stdout: stdout.text(), stderr: stderr.text(), exitCode: exit.code, exitSignal: exit.signal })
+    })
+    channel.end(stdin)
+  })
+
+const limited = <T>(context: ExecContext, work: Promise<T>, ms: number, what: string, signal?: AbortSignal) =>
+  withDeadline(Promise.race([work, context.lost]), {
+    clock: context.clock,
+    ms,
+    signal,
+    onTimeout: () => new JobError('ssh_timeout', `${what} took longer than ${ms} ms`, context.facts),
+    onAbort: () => new JobError('cancelled', `called off: ${what}`, context.facts),
+  })
+
+/**
+ * A channel that closes without an exit status says nothing about the command. Where the whole connection is gone
+ * that is `connection_lost`; the one turn of waiting lets ssh2 report the end of the connection after the channel's.
+ */
+const settle = async (context: ExecContext, outcome: ExecOutcome): Promise<ExecOutcome> => {
+  if (outcome.exitCode !== null || outcome.exitSignal !== null) return outcome
+  await Promise.race([context.lost, new Promise((resolve) => setImmediate(resolve))])
+  return outcome
+}
+
+/** Runs one command with text on its stdin. On any failure but a refused channel the connection is destroyed. */
+export const execOn = async (
+  context: ExecContext,
+  command: string,
+  stdin: string,
+  options: ExecOptions,
+): Promise<ExecOutcome> => {
+  try {
+    const opening = openChannel(context, command)
+    const ms = Math.min(context.channelTimeoutMs, options.timeoutMs)
+    const channel = await limited(context, opening, ms, 'opening a channel', options.signal)
+    const running = collect(channel, stdin, context.facts)
+    return await settle(context, await limited(context, running, options.timeoutMs, 'the command', options.signal))
+  } catch (error) {
+    if (!(error instanceof JobError && error.code === 'ssh_channel_refused')) context.destroy()
+    throw error
+  }
+}

@@ -1,0 +1,129 @@
+import { type ErrorCode, type ErrorFacts, JobError } from '../host/errors.ts'
+import type { HostKeyVerdict } from './host-keys.ts'
+
+/** How far a connection had come, and what was seen on the way: all that a failure is judged by. */
+export interface Progress {
+  /** The first bytes from the server, up to its identification line. */
+  greeting: string
+  /** Without `SSH-2.0-`; null until the server has said it. */
+  serverSoftware: string | null
+  verdict: HostKeyVerdict | null
+  /** What the server showed, proved or not. */
+  presentedKey: string | null
+  handshakeDone: boolean
+  keyOffered: boolean
+  keyRefused: boolean
+  /** The key was right, and the server wants something more. */
+  partialSuccess: boolean
+  methodsLeft: readonly string[]
+  ready: boolean
+}
+
+export const startProgress = (): Progress => ({
+  greeting: '',
+  serverSoftware: null,
+  verdict: null,
+  presentedKey: null,
+  handshakeDone: false,
+  keyOffered: false,
+  keyRefused: false,
+  partialSuccess: false,
+  methodsLeft: [],
+  ready: false,
+})
+
+type Fault = { readonly code: ErrorCode; readonly message: string }
+
+const systemCode = (error: unknown): string => {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  return typeof code === 'string' ? code : ''
+}
+
+/** Printable, one line, short: it came from a stranger. */
+const quote = (text: string): string =>
+  JSON.stringify(
+    text
+      .split('\n', 1)[0]
+      ?.replace(/[^\x20-\x7e]/g, '')
+      .slice(0, 80) ?? '',
+  )
+
+const beforeIdentification = (progress: Progress): Fault => {
+  const said = progress.greeting.trim()
+  if (said === '') return { code: 'ssh_unreachable', message: 'the connection closed before SSH began' }
+  // OpenSSH says these two in plain text when it has too many connections or has penalised our address.
+  if (/^(?:Exceeded MaxStartups|Not allowed at this time)/.test(said)) {
+    return { code: 'ssh_unreachable', message: `the server turns connections away: ${quote(said)}` }
+  }
+  return { code: 'ssh_handshake_failed', message: `what answers does not speak SSH 2: ${quote(said)}` }
+}
+
+const hostKeyFault = (progress: Progress): Fault | null => {
+  if (progress.verdict === 'host_key_changed') {
+    return { code: 'host_key_changed', message: 'the server shows another host key than the one that is known' }
+  }
+  if (progress.verdict === 'host_key_unknown') {
+    return { code: 'host_key_unknown', message: 'no host key of this server is known, and the policy is pinned' }
+  }
+  return null
+}
+
+const authenticationFault = (progress: Progress): Fault => {
+  if (progress.partialSuccess) {
+    const wanted = progress.methodsLeft.join(', ')
+    return { code: 'ssh_mfa_required', message: `the server accepted the key and wants more: ${wanted}` }
+  }
+  if (progress.keyRefused) return { code: 'ssh_auth_failed', message: 'the server refused the key' }
+  return { code: 'ssh_account_denied', message: 'the server closed the connection when the key was offered' }
+}
+
+const duringHandshake = (error: unknown, known: boolean): Fault => {
+  const text = error instanceof Error ? error.message : ''
+  if (known && /no matching host key/i.test(text)) {
+    return { code: 'host_key_changed', message: 'the server no longer has a host key of the type that is known' }
+  }
+  // ECONNRESET and silence are not the handshake's fault, whatever layer noticed them.
+  if (/no matching|protocol|malformed|unexpected|invalid|signature|unsupported|mismatch/i.test(text)) {
+    return { code: 'ssh_handshake_failed', message: `the SSH handshake failed: ${quote(text)}` }
+  }
+  return { code: 'ssh_unreachable', message: 'the connection closed during the SSH handshake' }
+}
+
+const faultOf = (error: unknown, progress: Progress, known: boolean): Fault => {
+  if (progress.ready) return { code: 'connection_lost', message: 'the connection to the server ended' }
+  if (progress.serverSoftware === null) return beforeIdentification(progress)
+  const hostKey = hostKeyFault(progress)
+  if (hostKey !== null) return hostKey
+  if (progress.keyOffered) return authenticationFault(progress)
+  return duringHandshake(error, known)
+}
+
+/** Judges a connection that ended, by how far it had come rather than by the words of the library. */
+export const connectionFailure = (error: unknown, progress: Progress, known: boolean, facts: ErrorFacts): JobError => {
+  if (error instanceof JobError) return error
+  const { code, message } = faultOf(error, progress, known)
+  return new JobError(code, message, facts, { cause: error })
+}
+
+const TCP_MESSAGES: Record<string, string> = {
+  ECONNREFUSED: 'the connection was refused',
+  ECONNRESET: 'the connection was reset',
+  EHOSTUNREACH: 'there is no route to the host',
+  ENETUNREACH: 'there is no route to the network',
+  EACCES: 'a local firewall forbids the connection',
+  EPERM: 'a local firewall forbids the connection',
+  EADDRNOTAVAIL: 'the address cannot be reached from here',
+}
+
+/** With several addresses Node wraps one error per address; the first one tells what to look at. */
+const firstCause = (error: unknown): unknown =>
+  error instanceof AggregateError && error.errors.length > 0 ? error.errors[0] : error
+
+/** Judges a TCP connection that never came about. */
+export const tcpFailure = (error: unknown, facts: ErrorFacts): JobError => {
+  if (error instanceof JobError) return error
+  const code = systemCode(firstCause(error))
+  if (code === 'ETIMEDOUT')
+    return new JobError('ssh_timeout', 'no answer to the TCP connection', facts, { cause: error })
+  return new JobError('ssh_unreachable', TCP_MESSAGES[code] ?? 'no TCP connection', facts, { cause: error })
+}
