@@ -180,6 +180,11 @@ export const errorTable = {
     seen: 'sudo insists on a terminal',
     hint: (facts) => `Add this line to the sudoers file (visudo):\nDefaults:${user(facts)} !requiretty`,
   },
+  connection_password_expired: {
+    retryable: false,
+    seen: "the connection user's password must be changed before anything runs",
+    hint: (facts) => `On the server: chage -M -1 -d "$(date +%F)" ${user(facts)}`,
+  },
   sudo_broken: {
     retryable: false,
     seen: 'sudo is installed but cannot become root',
@@ -268,11 +273,6 @@ export const errorTable = {
     retryable: false,
     seen: 'a system account, a shared uid, root or the connection user',
     hint: () => 'Such accounts are never used, whatever the policy.',
-  },
-  adoption_unsupported: {
-    retryable: false,
-    seen: 'the policy says adopt, which this version does not do yet',
-    hint: () => 'Give the person another login.',
   },
   home_exists: {
     retryable: false,
@@ -371,5 +371,17 @@ export class JobError extends Error {
     this.retryable = errorTable[code].retryable
     this.hint = errorTable[code].hint(facts)
     this.recorded = extra.recorded
+  }
+
+  /** A code that the program printed. One that is not in the table is a defect of ours, and is named as such. */
+  static reported(
+    code: string,
+    detail: string,
+    facts: ErrorFacts,
+    recorded?: { generation: number; epoch: number },
+  ): JobError {
+    const known: ErrorCode = Object.hasOwn(errorTable, code) ? (code as ErrorCode) : 'internal_error'
+    const message = `${errorTable[known].seen}${detail === '' ? '' : ` (${detail})`}`
+    return new JobError(known, message, { ...facts, detail }, recorded ? { recorded } : {})
   }
 }

@@ -1,0 +1,90 @@
+import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { ACCOUNT_NAME } from '../protocol/primitives.ts'
+import { JobError } from './errors.ts'
+
+/** Names that program.sh knows; it refuses any other. */
+export type ParameterName =
+  | 'op'
+  | 'cp'
+  | 'user'
+  | 'now'
+  | 'fresh_host'
+  | 'host'
+  | 'sshd'
+  | 'grant'
+  | 'generation'
+  | 'epoch'
+  | 'login'
+  | 'person'
+  | 'groups'
+  | 'not_after'
+  | 'content'
+  | 'ca_type'
+  | 'ca_key'
+  | 'trust'
+  | 'shell'
+  | 'uid_low'
+  | 'uid_high'
+  | 'on_revoke'
+  | 'root_processes'
+
+const ID = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/
+const NUMBER = /^[0-9]{1,10}$/
+const HASH = /^[0-9a-f]{64}$/
+const oneOf = (...words: string[]): RegExp => new RegExp(`^(?:${words.join('|')})$`)
+
+/** The first of two allow-lists; the second is `parameters` in program.sh. Nothing is ever escaped. */
+const ALLOWED: Readonly<Record<ParameterName, RegExp>> = {
+  op: oneOf('present', 'absent', 'inspect'),
+  cp: ID,
+  user: ACCOUNT_NAME,
+  now: NUMBER,
+  fresh_host: ID,
+  host: /^(?:|[A-Za-z0-9][A-Za-z0-9_-]{0,63})$/,
+  sshd: NUMBER,
+  grant: ID,
+  generation: NUMBER,
+  epoch: NUMBER,
+  login: ACCOUNT_NAME,
+  person: HASH,
+  groups: /^(?:|[A-Za-z_][A-Za-z0-9._-]{0,31}(?:,[A-Za-z_][A-Za-z0-9._-]{0,31}){0,99})$/,
+  not_after: NUMBER,
+  content: HASH,
+  ca_type: oneOf('', 'ssh-ed25519'),
+  ca_key: /^[A-Za-z0-9+/]{0,512}={0,2}$/,
+  trust: oneOf('root_file', 'home'),
+  shell: /^\/[A-Za-z0-9._/-]{1,127}$/,
+  uid_low: NUMBER,
+  uid_high: NUMBER,
+  on_revoke: oneOf('lock', 'keep'),
+  root_processes: oneOf('session', 'all'),
+}
+
+export type Parameters = Readonly<Partial<Record<ParameterName, string>>>
+
+const checkedLine = ([name, value]: [string, string]): string => {
+  const allowed = ALLOWED[name as ParameterName]
+  // A line break would start a parameter of its own; `$` in a pattern lets a final one pass, so it is asked for by name.
+  if (!allowed?.test(value) || /[\r\n\0]/.test(value)) {
+    throw new JobError('invalid_grant', `parameter ${name} is outside the allow-list`)
+  }
+  return `${name}=${value}\n`
+}
+
+const PROGRAM = readFileSync(new URL('./program.sh', import.meta.url), 'utf8')
+
+/** Bytes of program text in every run. */
+export const PROGRAM_BYTES = Buffer.byteLength(PROGRAM)
+
+/**
+ * What goes to the remote shell's stdin: constant text, then one call whose data stands in a quoted heredoc.
+ * @param nonce hex of this run; frames the output and the heredoc, so that no data can end either
+ */
+export const programInput = (nonce: string, parameters: Parameters): string => {
+  if (!/^[0-9a-f]{32}$/.test(nonce)) throw new JobError('internal_error', 'the nonce must be 32 hex digits')
+  const lines = Object.entries(parameters).map(checkedLine).join('')
+  return `${PROGRAM}\napono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}APONO_EOF_${nonce}\nexit\n`
+}
+
+export const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')

@@ -1,0 +1,951 @@
+# apono-connector host program. Everything that ever runs on a server is in this file.
+#
+# It is sent on the stdin of   env LC_ALL=C sudo -n -- /bin/sh -s   (without sudo where the connection user is root),
+# followed by one call:        apono_main NONCE <<'APONO_EOF_NONCE' ... key=value lines ... APONO_EOF_NONCE
+#
+# - Only functions up to that call: a transfer that is cut off runs nothing.
+# - Parameters are data. They arrive in a quoted heredoc, pass an allow-list in `parameters`, and are never evaluated.
+# - POSIX sh without `local`: one prefix per kind of variable. P_ parameter, R_ grant record, L_ login record,
+#   A_ account as the system has it, all others belong to the function that sets them.
+# - What counts is what is printed between our own begin and end lines with this run's nonce, never an exit code.
+# - The ledger is written before the first side effect, so a run that dies anywhere can be run again.
+# - Root never writes inside a directory that the person controls: that is done as the person (`as_login`).
+# shellcheck shell=sh disable=SC2034,SC2154  # records are read into variables whose names are computed
+
+# ---------------------------------------------------------------- places on the server (docs/host-ledger.md)
+
+places() {
+  STATE=/var/lib/apono-connector          # ledger, root only
+  RUN=/run/apono-connector                # lock
+  [ -d /run ] || RUN=/var/run/apono-connector
+  KEYS=/etc/ssh/apono-connector           # trust lines, one file a login; sshd reads them as the person
+  DROPIN=/etc/ssh/sshd_config.d/00-apono-connector.conf
+  MANAGED=apono-managed                   # every login that we made is a member
+  FORMAT=1
+  # Membership in these is as good as root, so the end of such a grant is observed, not proven.
+  POWERS=' root sudo wheel admin adm disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
+  DOOMED=''                               # what a revocation could not do
+  WORDS=''                                # what the last account tool said
+  CHANGED=false ADDED='' REMOVED=''
+}
+
+# ---------------------------------------------------------------- talking to the connector
+
+say() { printf 'apono1 %s %s\n' "$NONCE" "$*"; }
+field() { say "field $1 $2"; }
+finish() { say "end $1"; exit 0; }
+# CODE DETAIL: one line of printable text, the error table in errors.ts explains the code
+fail() {
+  say "fail $1 $(printable "${2:-}")"
+  finish failed
+}
+# Text that something else chose: printable ASCII only, at most 256 bytes.
+printable() { printf '%s' "$1" | tr '\n\t' '  ' | tr -cd '\040-\176' | cut -c1-256; }
+have() { command -v "$1" >/dev/null 2>&1; }
+nap() { sleep "$1" 2>/dev/null || sleep 1; }
+
+# ---------------------------------------------------------------- parameters
+
+parameters() {
+  P_op='' P_cp='' P_user='' P_now='' P_fresh_host='' P_host='' P_sshd='' P_grant='' P_generation='' P_epoch=''
+  P_login='' P_person='' P_groups='' P_not_after='' P_content='' P_ca_type='' P_ca_key='' P_trust='' P_shell=''
+  P_uid_low='' P_uid_high='' P_on_revoke='' P_root_processes=''
+  while IFS= read -r line; do
+    value=${line#*=}
+    case ${line%%=*} in
+      op) P_op=$value ;;                         cp) P_cp=$value ;;
+      user) P_user=$value ;;                     now) P_now=$value ;;
+      fresh_host) P_fresh_host=$value ;;         host) P_host=$value ;;
+      sshd) P_sshd=$value ;;                     grant) P_grant=$value ;;
+      generation) P_generation=$value ;;         epoch) P_epoch=$value ;;
+      login) P_login=$value ;;                   person) P_person=$value ;;
+      groups) P_groups=$value ;;                 not_after) P_not_after=$value ;;
+      content) P_content=$value ;;               ca_type) P_ca_type=$value ;;
+      ca_key) P_ca_key=$value ;;                 trust) P_trust=$value ;;
+      shell) P_shell=$value ;;                   uid_low) P_uid_low=$value ;;
+      uid_high) P_uid_high=$value ;;             on_revoke) P_on_revoke=$value ;;
+      root_processes) P_root_processes=$value ;;
+      *) fail invalid_job 'unknown parameter' ;;
+    esac
+  done
+  need_id cp "$P_cp"; need_number now "$P_now"; need_number sshd "$P_sshd"; need_account user "$P_user"
+  case $P_op in inspect) return ;; present | absent) ;; *) fail invalid_job op ;; esac
+  need_id grant "$P_grant"; need_id fresh_host "$P_fresh_host"
+  [ -z "$P_host" ] || need_id host "$P_host"
+  need_number generation "$P_generation"; need_number epoch "$P_epoch"; need_number not_after "$P_not_after"
+  need_number uid_low "$P_uid_low"; need_number uid_high "$P_uid_high"
+  need_account login "$P_login"; need_hex person "$P_person"; need_hex content "$P_content"
+  split_groups "$P_groups"; for group in $LIST; do need_account groups "$group"; done
+  case $P_trust in root_file | home) ;; *) fail invalid_grant trust ;; esac
+  case $P_on_revoke in lock | keep) ;; *) fail invalid_grant on_revoke ;; esac
+  case $P_root_processes in session | all) ;; *) fail invalid_grant root_processes ;; esac
+  case $P_shell in /*) ;; *) fail invalid_grant shell ;; esac
+  case $P_shell in *[!A-Za-z0-9._/-]* | *..*) fail invalid_grant shell ;; esac
+  case $P_ca_type in '' | ssh-ed25519) ;; *) fail invalid_grant ca_type ;; esac
+  case $P_ca_key in *[!A-Za-z0-9+/=]*) fail invalid_grant ca_key ;; esac
+  [ -z "$P_ca_type" ] || [ "${#P_ca_key}" -ge 16 ] || fail invalid_grant ca_key
+}
+
+need_number() { case $2 in '' | *[!0-9]* | ???????????*) fail invalid_grant "$1" ;; esac; }
+need_hex() { case $2 in *[!0-9a-f]*) fail invalid_grant "$1" ;; esac; [ "${#2}" -eq 64 ] || fail invalid_grant "$1"; }
+need_id() {
+  case $2 in '' | [!A-Za-z0-9]* | *[!A-Za-z0-9_-]*) fail invalid_grant "$1" ;; esac
+  [ "${#2}" -le 64 ] || fail invalid_grant "$1"
+}
+need_account() {
+  case $2 in '' | [!A-Za-z_]* | *[!A-Za-z0-9._-]*) fail invalid_grant "$1" ;; esac
+  [ "${#2}" -le 32 ] || fail invalid_grant "$1"
+}
+
+# a,b,c -> LIST='a b c'. Names hold no blank, so the list may be split by the shell; `set -f` keeps it from globbing.
+split_groups() { LIST=$(printf '%s' "$1" | tr ',' ' '); }
+# WORD LIST...: is the word among the others?
+among() {
+  needle=$1; shift
+  for word in "$@"; do [ "$word" = "$needle" ] && return 0; done
+  return 1
+}
+
+# ---------------------------------------------------------------- ledger: folders, lock, identity
+
+# A folder that only root can change, made with mode $2 where it is missing.
+own_folder() {
+  [ -e "$1" ] || [ -L "$1" ] || mkdir -m "$2" "$1" 2>/dev/null
+  # shellcheck disable=SC2012  # the name is ours
+  case $(ls -ldn "$1" 2>/dev/null | awk '{ print $1, $3 }') in
+    d????-??-*' 0') ;;
+    '') fail read_only "$1" ;;
+    *) fail ledger_unsafe "$1" ;;
+  esac
+}
+
+take_lock() {
+  have flock || fail tool_missing flock
+  own_folder "$RUN" 700
+  exec 9>"$RUN/lock"
+  tries=0
+  until flock -n 9; do
+    tries=$((tries + 1))
+    [ "$tries" -le 200 ] || fail host_busy "$RUN/lock"
+    nap 0.1
+  done
+}
+
+# fsync of one file or folder; tools too old for that sync everything
+flush() { sync "$1" 2>/dev/null || sync; }
+
+# FILE MODE, content on stdin: readers see the old file or the new one, and the new one survives a power cut.
+replace_file() {
+  rm -f "$1.new"
+  (umask 077; cat >"$1.new") && chmod "$2" "$1.new" && flush "$1.new" && mv -f "$1.new" "$1" && flush "${1%/*}"
+}
+
+machine_identity() {
+  { cat /etc/machine-id /sys/class/dmi/id/product_uuid 2>/dev/null; echo apono; } | sha256sum | cut -d' ' -f1
+}
+
+# Opens the ledger: HOST_ID is its id, empty where there is none and nothing may be made.
+open_ledger() {
+  HOST_ID='' M_format='' M_host='' M_machine=''
+  [ -f "$STATE/ledger" ] && own_folder "$STATE" 700 && read_record M_ "$STATE/ledger"
+  if [ -n "$M_format" ]; then
+    [ "$M_format" -le "$FORMAT" ] || fail ledger_newer "format $M_format"
+    if [ "$M_machine" != "$(machine_identity)" ]; then
+      [ "$P_op" != inspect ] || fail ledger_foreign "$STATE"
+      disown_ledger
+    fi
+    [ -z "$P_host" ] || [ "$P_host" = "$M_host" ] || fail wrong_host "$M_host"
+    HOST_ID=$M_host
+    return
+  fi
+  case $P_op in absent) [ -z "$P_host" ] || fail wrong_host 'no ledger here' ;; esac
+}
+
+create_ledger() {
+  [ -z "$HOST_ID" ] || return 0
+  own_folder "$STATE" 700; own_folder "$STATE/grants" 700; own_folder "$STATE/logins" 700
+  HOST_ID=$P_fresh_host
+  printf 'format=%s\nhost=%s\nmachine=%s\n' "$FORMAT" "$HOST_ID" "$(machine_identity)" |
+    replace_file "$STATE/ledger" 600 || fail read_only "$STATE"
+}
+
+# A ledger made on another machine (a cloned image): its logins must not live on here, and nothing else is touched.
+disown_ledger() {
+  set +f
+  for file in "$STATE/logins/"*; do
+    set -f
+    read_login "${file##*/}" && find_account "$L_login" && [ "$A_uid" = "$L_uid" ] && account_off "$L_login"
+  done
+  set -f
+  fail ledger_foreign "$STATE"
+}
+
+# ---------------------------------------------------------------- ledger: records
+
+# PREFIX FILE: key=value lines into variables PREFIX+key. Keys are ours; values are never evaluated. `trust`, `result`
+# lines repeat and are read by those who need them.
+read_record() {
+  while IFS= read -r line; do
+    value=${line#*=}
+    case ${line%%=*} in
+      format | host | machine | login | person | generation | epoch | state | not_after | content | groups | uid | \
+        made_by | trust_mode | added | removed)
+        eval "$1${line%%=*}=\$value" ;;
+    esac
+  done <"$2"
+}
+
+grant_file() { printf '%s/grants/%s.%s' "$STATE" "$P_cp" "$P_grant"; }
+
+read_grant() {
+  R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed=''
+  R_FILE=$(grant_file)
+  [ -f "$R_FILE" ] && read_record R_ "$R_FILE"
+}
+
+# STATE TRUST RESULT: the last two are ready-made lines. Never called in a pipe, so that `fail` ends the whole run.
+write_grant() {
+  printf '%s\n' "format=$FORMAT" "login=$P_login" "person=$P_person" "generation=$P_generation" "epoch=$P_epoch" \
+    "state=$1" "not_after=$R_not_after" "content=$P_content" "groups=$P_groups" "removed=$R_removed" "$2" "$3" |
+    replace_file "$R_FILE" 600 || fail read_only "$STATE"
+}
+
+read_login() {
+  L_login='' L_person='' L_cp='' L_uid='' L_state='' L_trust_mode='' L_added='' L_made_by=''
+  [ -f "$STATE/logins/$1" ] || return 1
+  read_record L_ "$STATE/logins/$1"
+  L_cp=$(sed -n 's/^cp=//p' "$STATE/logins/$1")
+}
+
+write_login() {
+  printf '%s\n' "format=$FORMAT" "login=$L_login" "cp=$L_cp" "person=$L_person" "uid=$L_uid" "state=$L_state" \
+    "trust_mode=$L_trust_mode" "added=$L_added" "made_by=$L_made_by" |
+    replace_file "$STATE/logins/$L_login" 600 || fail read_only "$STATE"
+}
+
+# LOGIN: prints "record groups" of every other grant of it that is wanted now. One awk for all records.
+live_grants() {
+  set +f; set -- "$1" "$STATE/grants/$P_cp".*; set -f
+  login=$1; shift
+  [ -e "$1" ] || return 0
+  awk -F= -v login="$login" -v skip="$R_FILE" -v now="$NOW" '
+    function flush() {
+      if (name != login || (state != "present" && state != "applying") || end <= now || file == skip) return
+      sub(/.*\//, "", file); print file, groups
+    }
+    FNR == 1 { flush(); file = FILENAME; name = state = groups = ""; end = 0 }
+    $1 == "login" { name = $2 } $1 == "state" { state = $2 } $1 == "groups" { groups = $2 } $1 == "not_after" { end = $2 }
+    END { flush() }' "$@"
+}
+
+# Tombstones outlive the grant by a week: long enough for every lost report, short enough to stay small.
+prune_tombstones() {
+  set +f; set -- "$STATE/grants/"*; set -f
+  [ -e "$1" ] || return 0
+  awk -F= -v before=$((NOW - 604800)) '
+    function flush() { if (state == "absent" && end < before) print file }
+    FNR == 1 { flush(); file = FILENAME; state = ""; end = before }
+    $1 == "state" { state = $2 } $1 == "not_after" { end = $2 }
+    END { flush() }' "$@" | while read -r file; do rm -f "$file"; done
+}
+
+# ---------------------------------------------------------------- fence
+
+# Refuses what is older than the ledger, answers what it already holds, and lets the rest through.
+fence() {
+  [ -z "$R_login" ] || [ "$R_login" = "$P_login" ] || superseded
+  if [ "$P_generation" -lt "$R_generation" ] ||
+    { [ "$P_generation" -eq "$R_generation" ] && [ "$P_epoch" -lt "$R_epoch" ]; }; then
+    superseded
+  fi
+  if [ "$P_generation" -eq "$R_generation" ] && [ "$P_epoch" -eq "$R_epoch" ]; then
+    [ "$P_content" = "$R_content" ] || superseded
+    case $P_op.$R_state in present.present | absent.absent) stored_result ;; esac
+  fi
+  case $P_op.$R_state in
+    # A generation that has ended stays ended: only a newer one may bring the grant back.
+    present.absent | present.ending) [ "$P_generation" -gt "$R_generation" ] || superseded ;;
+    # The proof of a finished revocation is given again, whoever asks later.
+    absent.absent)
+      R_not_after=$(later "$R_not_after" "$P_not_after")
+      write_grant absent '' "$(grep '^result=' "$R_FILE")"
+      stored_result ;;
+  esac
+}
+
+superseded() {
+  field recorded "$R_generation $R_epoch"
+  fail superseded "the ledger holds generation $R_generation, epoch $R_epoch"
+}
+
+stored_result() {
+  sed -n 's/^result=//p' "$R_FILE" | grep -v '^changed ' | while IFS= read -r line; do say "field $line"; done
+  field host_id "$HOST_ID"
+  field changed false
+  finish ok
+}
+
+later() { if [ "$1" -gt "$2" ]; then echo "$1"; else echo "$2"; fi; }
+
+# ---------------------------------------------------------------- accounts and groups as the system has them
+
+find_account() {
+  A_uid='' A_gid='' A_home='' A_source=''
+  entry=$(awk -F: -v name="$1" '$1 == name { print; exit }' /etc/passwd)
+  if [ -n "$entry" ]; then A_source=local
+  elif have getent && entry=$(getent passwd "$1") && [ -n "$entry" ]; then A_source=directory
+  else return 1; fi
+  A_uid=$(printf '%s' "$entry" | cut -d: -f3)
+  A_gid=$(printf '%s' "$entry" | cut -d: -f4)
+  A_home=$(printf '%s' "$entry" | cut -d: -f6)
+}
+
+group_is_local() { awk -F: -v name="$1" '$1 == name { found = 1 } END { exit !found }' /etc/group; }
+
+# GROUP LOGIN GID: by the group's list or as the primary group
+in_group() {
+  awk -F: -v name="$1" -v login="$2" -v gid="${3:-none}" '
+    $1 == name { if ($3 == gid) found = 1; n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 }
+    END { exit !found }' /etc/group
+}
+
+in_directory_group() {
+  getent group "$1" | awk -F: -v login="$2" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 } END { exit !found }'
+}
+
+# Account tools say the same words for a lock that will be free soon and for a read-only /etc: only the first is waited for.
+patiently() {
+  tries=0
+  while :; do
+    WORDS=$("$@" 2>&1 9>&-) && return 0
+    case $WORDS in *'try again later'* | *'annot lock'*) [ -w /etc/passwd ] || return 1 ;; *) return 1 ;; esac
+    tries=$((tries + 1))
+    [ "$tries" -le 10 ] || return 1
+    nap 0.5
+  done
+}
+
+account_off() { patiently usermod -e 1 -L "$1"; }
+account_expire() { patiently usermod -e 1 "$1"; }
+# '*' is a password that nobody can type and that no sshd takes for a lock, as it does '!'.
+account_on() { patiently usermod -p '*' -e '' "$1"; }
+
+# ---------------------------------------------------------------- ensure present
+
+present() {
+  skew=$((NOW - P_now)); [ "$skew" -ge 0 ] || skew=$((0 - skew))
+  [ "$skew" -le 60 ] || fail clock_skew "$((NOW - P_now)) s"
+  { [ "$NOW" -lt "$P_not_after" ] && [ "$P_now" -lt "$P_not_after" ]; } || fail expired "$P_not_after"
+  read_grant && fence
+  preflight
+  create_ledger
+  R_not_after=$P_not_after
+  TRUST=$(trust_entries)
+  write_grant applying "$TRUST" ''
+  make_login
+  install_trust
+  settle_groups || fail group_change_failed "$WORDS"
+  [ -z "$REMOVED" ] || { account_expire "$P_login"; end_processes; }
+  activate
+  conclude present "$TRUST" "$(present_result)"
+}
+
+# Everything that can refuse, before anything is changed.
+preflight() {
+  for tool in useradd usermod groupadd sha256sum awk; do have "$tool" || fail tool_missing "$tool"; done
+  [ -w /etc/passwd ] || fail read_only /etc
+  [ -n "$P_ca_type" ] || grep -qs "^trust=$P_generation " "$R_FILE" || fail ledger_lost 'no trust line in the ledger'
+  check_login
+  split_groups "$P_groups"
+  for group in $LIST; do check_group "$group"; done
+}
+
+check_login() {
+  case $P_login in "$P_user" | "${SUDO_USER:-root}" | root) fail login_system 'it is the connection user, or root' ;; esac
+  if read_login "$P_login"; then
+    { [ "$L_cp" = "$P_cp" ] && [ "$L_person" = "$P_person" ]; } || fail login_taken "$P_login"
+    if find_account "$P_login"; then
+      [ "$A_source" = local ] || fail login_foreign "$P_login"
+      [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, the ledger says $L_uid"
+      [ "$L_state" = creating ] || in_group "$MANAGED" "$P_login" || fail login_exists "no longer in $MANAGED"
+      return
+    fi
+    [ "$L_state" = creating ] && { new_login_possible; return; }
+    L_uid=''  # somebody deleted the account: its uid is spent
+  elif find_account "$P_login"; then
+    [ "$A_source" = local ] || fail login_foreign "$P_login"
+    [ "$A_uid" -ge 1000 ] || fail login_system "uid $A_uid"
+    fail login_exists "uid $A_uid"
+  fi
+  new_login_possible
+}
+
+new_login_possible() {
+  case $P_login in [!a-z_]* | *[!a-z0-9_-]*) fail invalid_grant login ;; esac
+  { [ -e "/home/$P_login" ] || [ -L "/home/$P_login" ]; } && [ "$L_state" != creating ] && fail home_exists "/home/$P_login"
+  if [ "$L_state" != creating ]; then
+    if group_is_local "$P_login" || { have getent && getent group "$P_login" >/dev/null; }; then
+      fail login_exists "a group of that name"
+    fi
+  fi
+  { [ -x "$P_shell" ] && grep -qxF -e "$P_shell" /etc/shells; } || fail shell_missing "$P_shell"
+  { [ -d /home ] && [ -w /home ]; } || fail read_only /home
+}
+
+check_group() {
+  group_is_local "$1" && return
+  { have getent && getent group "$1" >/dev/null; } || fail group_missing "$1"
+  in_directory_group "$1" "$P_login" || fail group_foreign "$1"
+}
+
+make_login() {
+  group_is_local "$MANAGED" || patiently groupadd -r "$MANAGED" || fail account_change_failed "groupadd: $WORDS"
+  if [ -z "$L_uid" ]; then
+    L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_added='' L_state=creating L_made_by=$P_grant
+    pick_uid
+    echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"
+    write_login
+  fi
+  if ! find_account "$P_login"; then
+    # A run that died inside useradd may have left the login's own group behind.
+    own_group=-U; ! group_is_local "$P_login" || own_group="-g $P_login"
+    # Expired from the first moment: nobody can use it before it is finished.
+    # shellcheck disable=SC2086  # an option, or an option and a checked name
+    patiently useradd -m -d "/home/$P_login" -u "$L_uid" $own_group -s "$P_shell" -p '*' -e 1970-01-02 \
+      -c apono-connector "$P_login" || fail account_change_failed "useradd: $WORDS"
+    find_account "$P_login" || fail account_change_failed 'useradd succeeded, but the account is not there'
+    CHANGED=true
+  fi
+  [ "$L_state" != creating ] || finish_login
+}
+
+# Safe as root: /home is root's, and the person cannot be in yet.
+finish_login() {
+  [ -d "/home/$P_login" ] || { mkdir -m 700 "/home/$P_login" && chown "$A_uid:$A_gid" "/home/$P_login"; }
+  chmod 700 "/home/$P_login" || fail account_change_failed "chmod /home/$P_login"
+  patiently usermod -aG "$MANAGED" "$P_login" || fail account_change_failed "usermod: $WORDS"
+  in_group "$MANAGED" "$P_login" || fail group_change_failed "$MANAGED"
+}
+
+# The lowest uid of the range that nobody has and that we never gave to anybody.
+pick_uid() {
+  spent=$({ cut -d: -f3 /etc/passwd /etc/group; cat "$STATE/uids" 2>/dev/null; } | sort -un)
+  L_uid=$P_uid_low
+  while [ "$L_uid" -le "$P_uid_high" ]; do
+    L_uid=$(printf '%s\n' "$spent" | awk -v u="$L_uid" '$1 > u { exit } $1 == u { u++ } END { print u }')
+    [ "$L_uid" -le "$P_uid_high" ] || break
+    if have getent && { getent passwd "$L_uid" || getent group "$L_uid"; } >/dev/null; then L_uid=$((L_uid + 1)); else return; fi
+  done
+  fail uid_range_full "$P_uid_low-$P_uid_high"
+}
+
+activate() {
+  L_state=live
+  write_login
+  case $(awk -F: -v name="$P_login" '$1 == name { print $2 ":" $8 }' /etc/shadow) in
+    '*:') return ;;
+  esac
+  account_on "$P_login" || fail account_change_failed "usermod: $WORDS"
+  CHANGED=true
+}
+
+present_result() {
+  printf '%s\n' "uid $L_uid" "trust $L_trust_mode" "expiry logins" "changed $CHANGED"
+  if [ "$L_made_by" = "$P_grant" ]; then echo "created true"; else echo "created false"; fi
+  for group in $ADDED; do echo "group_added $group"; done
+}
+
+# STATE TRUST RESULT: into the ledger first, then to the connector.
+conclude() {
+  write_grant "$1" "$2" "$(printf '%s\n' "$3" | sed 's/^/result=/')"
+  printf '%s\n' "$3" | while IFS= read -r line; do say "field $line"; done
+  field host_id "$HOST_ID"
+  finish ok
+}
+
+# ---------------------------------------------------------------- groups: the union of what live grants give
+
+# What we added and nobody's grant needs any more goes; what a grant needs and is not there comes. Memberships that
+# somebody else gave are neither counted nor taken. ADDED and REMOVED say what happened.
+settle_groups() {
+  settled=0
+  for group in $(surplus_groups); do leave_group "$group" || settled=1; done
+  for group in $(wanted_groups); do
+    group_is_local "$group" || continue
+    in_group "$group" "$P_login" "$A_gid" || join_group "$group" || settled=1
+  done
+  return $settled
+}
+
+wanted_groups() {
+  live_grants "$P_login" | cut -d' ' -f2 | tr ',' ' '
+  [ "$P_op" = absent ] || { split_groups "$P_groups"; echo "$LIST"; }
+}
+
+surplus_groups() {
+  wanted=$(wanted_groups)
+  split_groups "$L_added"
+  # shellcheck disable=SC2086  # lists of names without blanks
+  for group in $LIST; do among "$group" $wanted || echo "$group"; done
+}
+
+join_group() {
+  # Written ahead: what stands in `added` is ours to take away again.
+  split_groups "$L_added"
+  # shellcheck disable=SC2086
+  among "$1" $LIST || { L_added=${L_added:+$L_added,}$1; write_login; }
+  patiently usermod -aG "$1" "$P_login" && in_group "$1" "$P_login" || return 1
+  ADDED="$ADDED $1" CHANGED=true
+}
+
+leave_group() {
+  tries_left=5
+  while in_group "$1" "$P_login"; do
+    [ "$tries_left" -gt 0 ] || return 1
+    tries_left=$((tries_left - 1))
+    # gpasswd loses updates without saying so (shadow-maint/shadow#347): only what is read back counts.
+    if usermod --help 2>&1 | grep -q -e '-r, --remove'; then patiently usermod -rG "$1" "$P_login"
+    else patiently gpasswd -d "$P_login" "$1"; fi
+    REMOVED="$REMOVED $1" CHANGED=true
+  done
+  split_groups "$L_added"
+  kept=''
+  for word in $LIST; do [ "$word" = "$1" ] || kept=${kept:+$kept,}$word; done
+  L_added=$kept
+  write_login
+}
+
+# ---------------------------------------------------------------- trust lines
+
+# What this grant trusts, as ledger lines `trust=GENERATION VALID_BEFORE TYPE KEY`: earlier generations stay until their
+# own certificate ends, so that an extension never cuts off the certificate in the person's hand.
+trust_entries() {
+  if [ -f "$R_FILE" ]; then
+    awk -v now="$NOW" -v generation="$P_generation" -v issue="$P_ca_type" '
+      sub(/^trust=/, "") && $2 > now && (issue == "" || $1 != generation) { print "trust=" $0 }' "$R_FILE"
+  fi
+  [ -z "$P_ca_type" ] || printf 'trust=%s %s %s %s\n' "$P_generation" "$P_not_after" "$P_ca_type" "$P_ca_key"
+}
+
+# All lines that sshd should find for the login now.
+trust_lines() {
+  { live_grants "$P_login" | cut -d' ' -f1; [ "$P_op" = absent ] || echo "$P_cp.$P_grant"; } | while read -r name; do
+    awk -v name="$name" -v now="$NOW" -v grant="${name#*.}" '
+      sub(/^trust=/, "") && $2 > now { print $1, $2, $3, $4, name, grant }' "$STATE/grants/$name"
+  done | while read -r generation before type key name grant; do
+    printf 'cert-authority,restrict,pty,principals="%s"%s %s %s apono:%s.%s\n' \
+      "$grant" "$(expiry_option "$before")" "$type" "$key" "$name" "$generation"
+  done
+}
+
+# Only OpenSSH 9.1 and later reads a time in UTC; before, the certificate's own end stands alone.
+expiry_option() {
+  [ "$P_sshd" -ge 901 ] || return 0
+  stamp=$(date -u -d "@$1" +%Y%m%d%H%M%S 2>/dev/null) && printf ',expiry-time="%sZ"' "$stamp"
+}
+
+install_trust() {
+  if [ "$L_trust_mode" = home ]; then
+    have setpriv || fail tool_missing setpriv
+    write_home_trust || fail trust_write_failed "$A_home/.ssh: $WORDS"
+    return
+  fi
+  own_folder "$KEYS" 755
+  write_root_trust || fail trust_write_failed "$KEYS"
+  install_dropin
+  effective=$(sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" 2>/dev/null | sed -n 's/^authorizedkeysfile //p')
+  [ "$effective" = "$KEYS/%u" ] || fail trust_not_effective "AuthorizedKeysFile is $effective"
+}
+
+# 0644: sshd reads it as the person.
+write_root_trust() {
+  lines=$(trust_lines)
+  if [ -z "$lines" ]; then
+    [ ! -e "$KEYS/$P_login" ] || { rm -f "$KEYS/$P_login" && CHANGED=true; }
+    [ ! -e "$KEYS/$P_login" ]
+    return
+  fi
+  [ "$lines" = "$(cat "$KEYS/$P_login" 2>/dev/null)" ] && return
+  CHANGED=true
+  printf '%s\n' "$lines" | replace_file "$KEYS/$P_login" 644
+}
+
+# Runs the sh program $1 as the person, without a PAM session; arguments behind it.
+as_login() {
+  env -i "PATH=$PATH" LC_ALL=C setpriv --reuid "$A_uid" --regid "$A_gid" --clear-groups -- /bin/sh -c "$@" 9>&-
+}
+
+# Our lines on stdin; all other lines stay. Everything happens with the person's own rights, so a link or a fifo in the
+# way can only hurt the person. A folder the person made read-only is theirs to open again, so we do.
+# shellcheck disable=SC2016  # expands there
+HOME_TRUST='umask 077; set -f; cd -P -- "$1" || exit 11
+[ ! -L .ssh ] || exit 13
+[ -d .ssh ] || mkdir .ssh || exit 12
+chmod 700 .ssh || exit 12
+file=.ssh/authorized_keys
+[ ! -L "$file" ] || exit 13
+[ ! -e "$file" ] || [ -f "$file" ] || exit 14
+[ ! -e "$file" ] || chmod 600 "$file" || exit 12
+temp=$(mktemp .ssh/.apono.XXXXXX) || exit 15
+{ if [ -e "$file" ]; then grep -v " apono:$2[.]" "$file"; [ $? -le 1 ] || exit 16; fi; cat; } >"$temp" || { rm -f "$temp"; exit 16; }
+if [ -e "$file" ] && cmp -s "$temp" "$file"; then rm -f "$temp"; exit 0; fi
+if [ ! -s "$temp" ] && [ ! -e "$file" ]; then rm -f "$temp"; exit 0; fi
+mv -f "$temp" "$file" && echo changed'
+
+write_home_trust() {
+  lines=$(trust_lines)
+  WORDS=$(printf '%s' "${lines:+$lines
+}" | as_login "$HOME_TRUST" sh "$A_home" "$P_cp" 2>&1) || { WORDS="rc=$? $WORDS"; return 1; }
+  [ "$WORDS" != changed ] || CHANGED=true
+}
+
+# ---------------------------------------------------------------- sshd
+
+DROPIN_TEXT='# Made by apono-connector. Logins that it made (group apono-managed) are let in by what stands in
+# /etc/ssh/apono-connector, which only root can write, and not by keys in their own homes.
+Match Group apono-managed
+	AuthorizedKeysFile /etc/ssh/apono-connector/%u'
+
+install_dropin() {
+  have sshd || fail tool_missing sshd
+  # The mark says that sshd was told: a run that died in between is caught up with.
+  [ -e "$STATE/sshd-told" ] && [ "$(cat "$DROPIN" 2>/dev/null)" = "$DROPIN_TEXT" ] && return
+  [ -d "${DROPIN%/*}" ] || fail trust_not_effective "there is no ${DROPIN%/*}"
+  # sshd -t wants this folder, which exists only while sshd was started by its own unit
+  [ -d /run/sshd ] || mkdir -m 755 /run/sshd 2>/dev/null
+  WORDS=$(sshd -t 2>&1) || fail sshd_refused_config "before our change: $WORDS"
+  rm -f "$STATE/sshd-told"
+  printf '%s\n' "$DROPIN_TEXT" | replace_file "$DROPIN" 644 || fail read_only "${DROPIN%/*}"
+  WORDS=$(sshd -t 2>&1) || { rm -f "$DROPIN"; fail sshd_refused_config "$WORDS"; }
+  reload_sshd
+  : >"$STATE/sshd-told"
+}
+
+# The listener is the uppermost sshd above us, if its title says so: under socket activation there is none, and every
+# connection reads the configuration anew. Live sessions survive a reload.
+reload_sshd() {
+  if [ -d /run/systemd/system ]; then
+    for unit in ssh sshd; do
+      systemctl -q is-active "$unit" || continue
+      systemctl reload "$unit" || fail sshd_refused_config "systemctl reload $unit"
+      return
+    done
+  fi
+  listener='' pid=$$
+  while [ "$pid" -gt 1 ]; do
+    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in *sshd*'[listener]'*) listener=$pid ;; esac
+    pid=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status")
+  done
+  [ -n "$listener" ] || return 0
+  before=$(sockets_of "$listener")
+  kill -HUP "$listener"
+  # It starts itself anew and listens on new sockets: until then a login could be refused.
+  tries=0
+  while [ "$tries" -lt 50 ]; do
+    case $(tr '\0' ' ' <"/proc/$listener/cmdline") in
+      *'[listener]'*) [ "$(sockets_of "$listener")" = "$before" ] || return 0 ;;
+    esac
+    tries=$((tries + 1)); nap 0.05
+  done
+}
+# shellcheck disable=SC2012
+sockets_of() { ls -l "/proc/$1/fd" 2>/dev/null | sed -n 's/.*\(socket:.*\)/\1/p'; }
+
+# ---------------------------------------------------------------- ensure absent
+
+absent() {
+  read_grant && fence
+  create_ledger
+  SESSIONS=0 LEFT=0 ACCOUNT=deleted ASSURANCE=observed RESIDUE=''
+  R_not_after=$(later "$R_not_after" "$P_not_after")
+  [ "$R_state" = ending ] || R_removed=''
+  if ours; then
+    for group in $(surplus_groups_after); do R_removed=${R_removed:+$R_removed,}$group; done
+    write_grant ending '' ''
+    end_access
+  else
+    write_grant ending '' ''
+    # Not ours to touch, and not ours to call gone.
+    ! find_account "$P_login" || ACCOUNT=kept
+  fi
+  prune_tombstones
+  [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
+  conclude absent '' "$(absent_result)"
+}
+
+# What will be taken away, known before it is: a run that dies half-way still reports all of it.
+surplus_groups_after() {
+  split_groups "$R_removed"; before=$LIST
+  # shellcheck disable=SC2086
+  for group in $(surplus_groups); do among "$group" $before || echo "$group"; done
+}
+
+# Ours by ledger and uid: we gave that uid to this login and give it to nobody else. The managed group is not asked
+# here, since a person who became root could leave it in order to stay.
+ours() {
+  read_login "$P_login" && [ "$L_cp" = "$P_cp" ] && [ "$L_person" = "$P_person" ] && find_account "$P_login" &&
+    [ "$A_source" = local ] && [ "$A_uid" = "$L_uid" ]
+}
+
+# What could not be done is said at the end; the other steps are done all the same.
+doomed() { DOOMED="${DOOMED:+$DOOMED; }$1"; }
+
+end_access() {
+  others=$(live_grants "$P_login")
+  root_was_possible && ASSURANCE=root_was_possible
+  trust_ok=1
+  withdraw_trust || trust_ok=0
+  settle_groups || doomed "group: $WORDS"
+  ACCOUNT=kept
+  if [ -z "$others" ]; then end_login
+  elif [ -n "$REMOVED" ]; then end_shrunk; fi
+  # Nobody is left who could stand in the way.
+  [ "$trust_ok" = 1 ] || withdraw_trust || doomed "trust line: $WORDS"
+}
+
+withdraw_trust() {
+  if [ "$L_trust_mode" = home ]; then write_home_trust; else write_root_trust; fi
+}
+
+# The last grant: nobody gets in from here on, then everybody is out, then what they left is looked at.
+end_login() {
+  case $(awk -F: -v name="$P_login" '$1 == name { print substr($2, 1, 1) ":" $8 }' /etc/shadow) in
+    '!:1') ;;
+    *) account_off "$P_login" || doomed "usermod: $WORDS"; CHANGED=true ;;
+  esac
+  end_lingering
+  end_processes
+  [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
+  end_schedules
+  note_own_keys
+  L_state=locked ACCOUNT=locked
+  # Kept only where sshd reads nothing of the person's own: in `home` mode a key that the person added would let in.
+  if [ "$P_on_revoke.$L_trust_mode" = keep.root_file ] && [ -z "$DOOMED" ]; then
+    account_on "$P_login" || doomed "usermod: $WORDS"
+    L_state=live ACCOUNT=kept
+  fi
+  write_login
+}
+
+# Another grant lives, but with fewer groups: running shells would keep the old ones. New logins work afterwards.
+end_shrunk() {
+  account_expire "$P_login" || doomed "usermod: $WORDS"
+  end_processes
+  [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
+  account_on "$P_login" || doomed "usermod: $WORDS"
+}
+
+root_was_possible() {
+  split_groups "$P_groups,$R_groups"
+  for group in $LIST; do case $POWERS in *" $group "*) return 0 ;; esac; done
+  have sudo && sudo -n -l -U "$P_login" 2>/dev/null | grep -q '^ *('
+}
+
+absent_result() {
+  printf '%s\n' "account $ACCOUNT" "sessions_ended $SESSIONS" "processes_left $LEFT" "assurance $ASSURANCE" "changed $CHANGED"
+  split_groups "$R_removed"
+  for group in $LIST; do echo "group_removed $group"; done
+  printf '%s' "$RESIDUE"
+}
+
+# KIND REMOVED DETAIL
+residue() {
+  RESIDUE="${RESIDUE}residue $1 $2 $(printable "$3")
+"
+}
+
+# ---------------------------------------------------------------- processes
+
+# Prints the pid of every process that is the person's: by any of its four uids, or by the audit login uid that sudo
+# does not change. A process of another uid counts under policy `all`; under `session` it counts when it stands below
+# or above one of the person's, or in the person's slice (a daemon that was restarted with sudo does neither).
+# A process in a nested pid namespace that no login started is a container's own, even with the same number as uid.
+processes() {
+  set +f
+  {
+    cat /proc/[0-9]*/status
+    grep -s '' /proc/[0-9]*/loginuid /dev/null
+    grep -s "user-$A_uid\\.slice" /proc/[0-9]*/cgroup /dev/null
+  } 2>/dev/null | awk -v uid="$A_uid" -v policy="$P_root_processes" -v self=$$ -v gentle="$1" '
+    /^Name:/ { name = $2 } /^State:/ { state = $2 } /^PPid:/ { up = $2 } /^Pid:/ { pid = $2 }
+    /^Uid:/ { parent[pid] = up; title[pid] = name; dead[pid] = state == "Z"; root[pid] = $3 == 0
+              owned[pid] = $2 == uid || $3 == uid || $4 == uid || $5 == uid }
+    /^NSpid:/ { nested[pid] = NF > 2 }
+    /^\/proc\/[0-9]+\/loginuid:/ { split($0, part, /[\/:]/); audit[part[3]] = part[5] }
+    /^\/proc\/[0-9]+\/cgroup:/ { split($0, part, /[\/:]/); slice[part[3]] = 1 }
+    END {
+      audited = audit[self] != "" && audit[self] != 4294967295
+      for (p in owned) if (owned[p] && !(nested[p] && audited && audit[p] == 4294967295)) hers[p] = 1
+      for (p in audit) if (audit[p] == uid && (policy == "all" || slice[p])) hers[p] = 1
+      do { grown = 0
+        for (p in owned) if (!(p in hers) && parent[p] in hers) { hers[p] = 1; grown = 1 }
+        for (p in hers) { q = parent[p]; if (audit[q] == uid && !(q in hers)) { hers[q] = 1; grown = 1 } }
+      } while (grown)
+      # sshd closes the session by itself once the person is gone; at first it is given the time to.
+      for (p in hers) if (!dead[p] && p != self && !(gentle && root[p] && title[p] ~ /^sshd/)) print p, title[p], owned[p] + 0
+    }'
+  set -f
+}
+
+# Stops all before it kills any: a forker that is stopped has no children, and one that is killed leaves them behind.
+end_processes() {
+  SESSIONS=$(processes '' | awk '$2 ~ /^sshd/ && $3 == 1 { n++ } END { print n + 0 }')
+  [ ! -d /run/systemd/system ] || systemctl kill -s KILL "user-$A_uid.slice" >/dev/null 2>&1
+  round=0
+  while [ "$round" -lt 100 ]; do
+    round=$((round + 1))
+    gentle=1; [ "$round" -lt 8 ] || gentle=''
+    pids=$(processes "$gentle" | cut -d' ' -f1 | sort -n)
+    if [ -z "$pids" ]; then
+      [ -z "$(processes '')" ] && break
+      nap 0.05
+      continue
+    fi
+    CHANGED=true
+    # shellcheck disable=SC2086
+    kill -STOP $pids 2>/dev/null
+    again=$(processes "$gentle" | cut -d' ' -f1 | sort -n)
+    # shellcheck disable=SC2086
+    { [ "$again" = "$pids" ] || [ "$round" -gt 20 ]; } && kill -KILL $pids $again 2>/dev/null
+    [ "$round" -lt 3 ] || nap 0.02
+  done
+  LEFT=$(processes '' | wc -l | tr -d ' ')
+  [ "$P_root_processes" = all ] || note_root_processes
+}
+
+# Under policy `session`: what the person started as somebody else and detached is told, not ended.
+note_root_processes() {
+  set +f
+  # shellcheck disable=SC2013  # numbers
+  for pid in $(grep -s -x "$A_uid" /proc/[0-9]*/loginuid /dev/null | sed 's|^/proc/\([0-9]*\)/.*|\1|'); do
+    case $(awk '/^State:/ { print $2 }' "/proc/$pid/status" 2>/dev/null) in '' | Z) continue ;; esac
+    residue process false "$pid $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
+  done
+  set -f
+}
+
+# ---------------------------------------------------------------- what would start again
+
+end_lingering() {
+  [ -e "/var/lib/systemd/linger/$P_login" ] || return 0
+  have loginctl && loginctl disable-linger "$P_login" >/dev/null 2>&1
+  rm -f "/var/lib/systemd/linger/$P_login"
+  if [ -e "/var/lib/systemd/linger/$P_login" ]; then residue linger false "$P_login"; else residue linger true "$P_login"; fi
+  CHANGED=true
+}
+
+end_schedules() {
+  if have crontab && jobs=$(crontab -u "$P_login" -l 2>/dev/null) && [ -n "$jobs" ]; then
+    crontab -u "$P_login" -r 2>/dev/null
+    if crontab -u "$P_login" -l >/dev/null 2>&1; then residue crontab false 'crontab -r failed'
+    else residue crontab true "$(printf '%s\n' "$jobs" | grep -vc '^#') lines"; fi
+    CHANGED=true
+  fi
+  have atq || return 0
+  for job in $(atq 2>/dev/null | awk -v name="$P_login" '$NF == name { print $1 }'); do
+    if atrm "$job" 2>/dev/null; then residue at_job true "$job"; else residue at_job false "$job"; fi
+    CHANGED=true
+  done
+}
+
+# Looked at as the person: root follows no path that the person laid.
+note_own_keys() {
+  have setpriv || return 0
+  # shellcheck disable=SC2016  # expands there
+  count=$(as_login 'cd -P -- "$1/.ssh" 2>/dev/null && [ -f authorized_keys ] && [ ! -L authorized_keys ] &&
+    grep -v -e "^ *#" -e "^ *$" -e " apono:" authorized_keys | wc -l' sh "$A_home" 2>/dev/null | tr -cd '0-9')
+  [ "${count:-0}" = 0 ] || residue authorized_key false "$count keys in ~/.ssh/authorized_keys"
+}
+
+# ---------------------------------------------------------------- inspect: look, change nothing
+
+inspect() {
+  [ -z "$HOST_ID" ] || field host_id "$HOST_ID"
+  inspect_system
+  inspect_sshd
+  inspect_tools
+  inspect_groups
+  [ -z "$HOST_ID" ] || inspect_ledger
+  finish ok
+}
+
+inspect_system() {
+  for key in ID VERSION_ID PRETTY_NAME; do
+    value=$(sed -n "s/^$key=//p" /etc/os-release 2>/dev/null | head -n 1 | tr -d '"')
+    field "os_$key" "$(printable "$value")"
+  done
+  field kernel "$(printable "$(uname -r)")"
+  stamp=$(date +%s%3N); case $stamp in *[!0-9]*) stamp=${NOW}000 ;; esac
+  field clock "$stamp"
+  if ! awk 'BEGIN { exit 0 }'; then field problem "error tool_missing awk"; fi
+  [ -w /etc/passwd ] || field problem "error read_only /etc"
+  { [ -d /home ] && [ -w /home ]; } || field problem "error read_only /home"
+}
+
+inspect_sshd() {
+  if ! have sshd; then field problem "error tool_missing sshd"; field trust home; return; fi
+  [ -d /run/sshd ] || field problem "warning sshd_refused_config /run/sshd is missing"
+  settings=$(sshd -T -C user=apono-probe,host=localhost,addr=127.0.0.1 2>/dev/null)
+  field use_pam "$(printf '%s\n' "$settings" | sed -n 's/^usepam //p')"
+  printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p' | tr ' ' '\n' | while read -r path; do
+    field authorized_keys_file "$(printable "$path")"
+  done
+  if grep -qsiE '^[[:space:]]*Include[[:space:]].*sshd_config\.d' /etc/ssh/sshd_config; then field trust root_file
+  else field problem "warning trust_not_effective sshd_config does not include sshd_config.d"; fi
+  ! have setpriv || field trust home
+}
+
+inspect_tools() {
+  for tool in useradd usermod groupadd gpasswd flock setpriv sha256sum getent systemctl loginctl crontab atq sudo doas; do
+    ! have "$tool" || field tool "$tool"
+  done
+  for tool in useradd usermod groupadd flock sha256sum; do have "$tool" || field problem "error tool_missing $tool"; done
+  ! have sudo || field sudo_version "$(printable "$(sudo -V 2>/dev/null | head -n 1)")"
+}
+
+inspect_groups() {
+  cut -d: -f1 /etc/group | head -n 1000 | while read -r group; do
+    case $group in [!A-Za-z_]* | *[!A-Za-z0-9._-]*) ;; *) field group "$group" ;; esac
+  done
+}
+
+# A record is intact when the account and every trust line that it stands for are there.
+inspect_ledger() {
+  set +f; set -- "$STATE/grants/$P_cp".*; set -f
+  [ -e "$1" ] || return 0
+  for file in "$@"; do
+    R_state='' R_generation=0 R_epoch=0 R_login=''
+    read_record R_ "$file"
+    intact=true
+    if [ "$R_state" = present ] || [ "$R_state" = applying ]; then
+      { read_login "$R_login" && find_account "$R_login" && [ "$A_uid" = "$L_uid" ]; } || intact=false
+      [ "$L_trust_mode" = home ] || grep -qs " apono:${file##*/}\\." "$KEYS/$R_login" || intact=false
+    fi
+    field ledger "${file##*/} $R_generation $R_epoch $R_state $intact"
+  done
+}
+
+# ---------------------------------------------------------------- begin
+
+apono_main() {
+  NONCE=$1
+  # A connector that goes away must not stop us half-way.
+  trap '' PIPE HUP
+  # sudo passes TZ on, and sudo-rs leaves its own umask.
+  unset TZ ENV BASH_ENV CDPATH IFS
+  umask 022
+  set -f
+  LC_ALL=C; export LC_ALL
+  PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin; export PATH
+  uid=$(id -u)
+  say "begin uid=$uid"
+  places
+  parameters
+  # What we start must not read what follows on our stdin.
+  exec </dev/null
+  [ "$uid" = 0 ] || fail not_root "uid $uid"
+  NOW=$(date +%s)
+  [ "$P_op" = inspect ] || take_lock
+  open_ledger
+  case $P_op in present) present ;; absent) absent ;; inspect) inspect ;; esac
+}
