@@ -9,7 +9,7 @@ shift
 start=$(date +%s)
 (
   # Nobody who waits for our output to end is to wait for this sleep.
-  while sleep 10 >/dev/null 2>&1 </dev/null; do
+  while sleep 10 >/dev/null 2>&1; do
     echo "... still $what ($(($(date +%s) - start)) s)" >&2
   done
 ) &

@@ -69,20 +69,27 @@ export async function whileStarting<T>(start: () => Promise<T>): Promise<T> {
 
 let registered = false
 
+export type RemoveAtExitOptions = {
+  /**
+   * Default true: SIGINT, SIGTERM and SIGHUP remove the hosts, then end this process as they would have. Say false,
+   * before the first host, where this process handles signals itself and ends by `exit`.
+   */
+  signals?: boolean
+}
+
 /** Makes this process remove its run's containers when it ends. A worker leaves that to its run. */
-export function removeAtExit(): void {
+export function removeAtExit({ signals = true }: RemoveAtExitOptions = {}): void {
   if (registered || !ownsRun()) return
   registered = true
   process.on('exit', removeOwnRun)
+  if (!signals) return
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    const handler = () => {
-      // Where somebody else listens too, they decide when to end, and `exit` follows.
-      if (process.listenerCount(signal) > 1) return
+    process.once(signal, () => {
       removeOwnRun()
       process.off('exit', removeOwnRun)
-      process.off(signal, handler)
+      // Other listeners may be there (a library of testcontainers has some): they must not keep us alive.
+      process.removeAllListeners(signal)
       process.kill(process.pid, signal)
-    }
-    process.on(signal, handler)
+    })
   }
 }

@@ -6,7 +6,7 @@ import { sweepScratch } from './scratch.ts'
 /** Before the first test: no leftovers, and an image that every worker finds. After the last: nothing. */
 export default async function setup(): Promise<() => void> {
   process.env[RUN_VARIABLE] = ownRun()
-  removeAtExit()
+  removeAtExit({ signals: false })
   sweepScratch()
   await sweepDeadRuns()
   process.env[IMAGE_VARIABLE] = await hostImage()
