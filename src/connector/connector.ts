@@ -1,0 +1,166 @@
+import { randomUUID } from 'node:crypto'
+import type { HostProgram } from '../host/host-program.ts'
+import type { Clock } from '../observability/clock.ts'
+import { createHealth, serveHealth } from '../observability/health.ts'
+import type { Logger } from '../observability/log.ts'
+import { DEFAULT_KNOBS, PROTOCOL, type RegisterRequest } from '../protocol/calls.ts'
+import { fileStore } from '../secrets/file.ts'
+import { type SecretStores, secretStores } from '../secrets/stores.ts'
+import { oneSessionPerJob } from '../ssh/sessions.ts'
+import { type Resolve, resolveHost } from './addresses.ts'
+import { createApiClient } from './api-client.ts'
+import { claimLoop } from './claim.ts'
+import type { Config } from './config.ts'
+import { defaultGuard } from './guard.ts'
+import { createLeases } from './leases.ts'
+import { createOutage } from './outage.ts'
+import { createRegistration } from './register.ts'
+import { renewLoop } from './renew.ts'
+import { createOutbox } from './report.ts'
+import { shutDown } from './shutdown.ts'
+import { createSlots } from './slots.ts'
+import { createTokenSource } from './token.ts'
+import { createWakeup } from './wakeup.ts'
+import { startWork } from './work.ts'
+
+export interface ConnectorDeps {
+  readonly clock: Clock
+  readonly log: Logger
+  /** Cryptographically random bytes; back-off and nonces are made of them. */
+  readonly random: (bytes: number) => Buffer
+  readonly hostProgram: HostProgram
+  /** Of this software, as it is told to the control plane. */
+  readonly version: string
+  /** Only `standalone`, demo and tests: servers may be on this machine. Default false. */
+  readonly allowLoopback?: boolean
+  readonly resolve?: Resolve
+}
+
+export interface Connector {
+  readonly instanceId: string
+  /** The port that health is served on; null where it is off. */
+  readonly healthPort: number | null
+  /** Ends work in flight, releases the rest, flushes, deregisters. At most 25 s. May be called again. */
+  stop(): Promise<void>
+  /** Resolves when stopped. Nothing else ends a connector. */
+  readonly done: Promise<void>
+}
+
+const storesOf = (config: Config): SecretStores => secretStores([fileStore({ directory: config.secretDirectory })])
+
+const registerRequest = (config: Config, deps: ConnectorDeps, instanceId: string): RegisterRequest => ({
+  connectorId: config.connectorId,
+  instanceId,
+  version: deps.version,
+  protocol: PROTOCOL,
+  cloud: { provider: config.cloudProvider },
+  secretStores: [...storesOf(config).types],
+  slots: config.slots,
+})
+
+const guardOf = (config: Config, deps: ConnectorDeps) =>
+  defaultGuard({
+    clock: deps.clock,
+    resolve: deps.resolve ?? resolveHost,
+    resolveTimeoutMs: config.deadlines.tcpMs,
+    secretDirectory: config.secretDirectory,
+    allowLoopback: deps.allowLoopback ?? false,
+  })
+
+const fraction = (random: ConnectorDeps['random']) => (): number => random(4).readUInt32BE() / 2 ** 32
+
+/**
+ * Starts a connector: three loops (claim, renew, report) around what they share. It needs no control plane to start,
+ * and outlives its absence. Rejects only when the health endpoint cannot listen.
+ */
+export const startConnector = async (config: Config, deps: ConnectorDeps): Promise<Connector> => {
+  const instanceId = randomUUID()
+  const { clock } = deps
+  const log = deps.log.child({ instance: instanceId })
+
+  // What the loops share.
+  const api = createApiClient({ url: config.url, token: createTokenSource(config.token) })
+  const outage = createOutage(clock, log)
+  const registration = createRegistration({
+    api,
+    clock,
+    log,
+    outage,
+    request: registerRequest(config, deps, instanceId),
+  })
+  const knobs = () => registration.current()?.knobs ?? DEFAULT_KNOBS
+  const calls = { api, clock, outage, registration, instanceId, random: fraction(deps.random) }
+  const leases = createLeases(clock)
+  const slots = createSlots(config.slots, clock)
+  const leaseNews = createWakeup(clock)
+  const outbox = createOutbox({ ...calls, onConfirmed: leases.remove })
+  const health = createHealth(clock, () => Math.max(120_000, 2 * (knobs().claimWaitMs + 10_000)))
+
+  // What does the work.
+  const released = new Set<string>()
+  const executor = {
+    clock,
+    random: deps.random,
+    guard: guardOf(config, deps),
+    secrets: storesOf(config),
+    sessions: oneSessionPerJob,
+    hostProgram: deps.hostProgram,
+    deadlines: config.deadlines,
+    now: registration.now,
+    controlPlaneId: () => registration.current()?.controlPlaneId ?? '',
+  }
+  const start = startWork({
+    clock,
+    log,
+    executor,
+    leases,
+    slots,
+    outbox,
+    jobMaxMs: () => knobs().jobMaxMs,
+    isReleased: (lease) => released.has(lease.jobId),
+  })
+
+  // The loops.
+  const healthServer =
+    config.healthListen && (await serveHealth(health, config.healthListen.host, config.healthListen.port))
+  const claiming = new AbortController()
+  const living = new AbortController()
+  log.info(
+    { event: 'started', connectorId: config.connectorId, url: config.url, slots: config.slots },
+    'connector started',
+  )
+  const loops = [
+    claimLoop(
+      {
+        ...calls,
+        log,
+        leases,
+        slots,
+        health,
+        start: (raw, head, lease) => {
+          start(raw, head, lease)
+          leaseNews.wake()
+        },
+      },
+      claiming.signal,
+    ),
+    renewLoop({ ...calls, leases, wakeup: leaseNews }, living.signal),
+    outbox.loop(living.signal),
+  ]
+
+  // The end.
+  const { promise: done, resolve: stopped } = Promise.withResolvers<void>()
+  let stopping = false
+  const stop = async (): Promise<void> => {
+    if (!stopping) {
+      stopping = true
+      await shutDown({ clock, log, api, leases, slots, outbox, instanceId, registration, released, claiming, living })
+      await Promise.allSettled(loops)
+      await Promise.all([healthServer?.close(), api.close()])
+      log.info({ event: 'stopped' }, 'connector stopped')
+      stopped()
+    }
+    await done
+  }
+  return { instanceId, healthPort: healthServer?.port ?? null, stop, done }
+}

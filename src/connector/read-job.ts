@@ -1,0 +1,72 @@
+import type { z } from 'zod'
+import { PublicKeyError, parsePublicKey } from '../certificates/public-key.ts'
+import { JobError } from '../host/errors.ts'
+import type { Grant } from '../protocol/grant.ts'
+import { type EnsureJob, type InspectJob, Job, type JobHead } from '../protocol/job.ts'
+import { CREATABLE_LOGIN } from '../protocol/primitives.ts'
+
+/** The kinds that this version does. `cleanup` comes with the account's end of life. */
+export type DoableJob = EnsureJob | InspectJob
+const DOABLE = new Set<string>(['ensure', 'inspect'])
+
+/** Paths and rules, never values: a value may be anything at all. */
+const describe = (error: z.ZodError): string =>
+  error.issues
+    .slice(0, 10)
+    .map((issue) => `${issue.path.map(String).join('.')}: ${issue.message}`)
+    .join('; ')
+
+const parse = (raw: unknown): DoableJob => {
+  const job = Job.safeParse(raw)
+  if (!job.success) {
+    const inGrant = job.error.issues.every((issue) => issue.path[0] === 'grant')
+    throw new JobError(inGrant ? 'invalid_grant' : 'invalid_job', describe(job.error))
+  }
+  if (job.data.kind === 'cleanup') throw new JobError('unsupported_job', 'cleanup is not supported yet')
+  if (job.data.server.jumps.length > 0) {
+    throw new JobError('invalid_job', 'servers behind jump hosts come with a later version')
+  }
+  return job.data
+}
+
+const checkKey = (grant: Grant): void => {
+  try {
+    parsePublicKey(grant.publicKey)
+  } catch (error) {
+    if (error instanceof PublicKeyError) throw new JobError('invalid_grant', `grant.publicKey: ${error.message}`)
+    throw error
+  }
+}
+
+const checkGroups = ({ grant, integration }: EnsureJob): void => {
+  const missing = grant.groups.filter((group) => !integration.userGroups.includes(group))
+  if (missing.length === 0) return
+  throw new JobError('group_not_allowed', `not among the integration's user groups: ${missing.join(', ')}`)
+}
+
+const checkLogin = ({ grant, server }: EnsureJob): void => {
+  if (grant.login === 'root' || grant.login === server.user) {
+    throw new JobError('login_system', `${grant.login} is never granted`, { login: grant.login })
+  }
+  // Without adoption, which the guard refuses, every login is one that we create.
+  if (!CREATABLE_LOGIN.test(grant.login)) {
+    throw new JobError('invalid_grant', 'grant.login: must match ^[a-z_][a-z0-9_-]{0,31}$')
+  }
+}
+
+/**
+ * Reads a job strictly and checks all that can be checked without touching anything. Fails with `unsupported_job`,
+ * `invalid_job`, `invalid_grant`, `group_not_allowed` or `login_system`.
+ *
+ * The rules for a grant that begins are not applied to one that ends: whatever was once allowed can be taken back.
+ */
+export const readJob = (raw: unknown, head: JobHead): DoableJob => {
+  if (!DOABLE.has(head.kind)) throw new JobError('unsupported_job', `a job of kind ${JSON.stringify(head.kind)}`)
+  const job = parse(raw)
+  if (job.kind === 'ensure' && job.grant.state === 'present') {
+    checkLogin(job)
+    checkKey(job.grant)
+    checkGroups(job)
+  }
+  return job
+}

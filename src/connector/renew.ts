@@ -1,0 +1,56 @@
+import { DEFAULT_KNOBS, type RenewResponse } from '../protocol/calls.ts'
+import type { JobRef } from '../protocol/job.ts'
+import type { ApiClient } from './api-client.ts'
+import { type CallDeps, createCaller } from './keep-trying.ts'
+import type { Leases } from './leases.ts'
+import type { Wakeup } from './wakeup.ts'
+
+export interface RenewDeps extends CallDeps {
+  readonly api: ApiClient
+  readonly leases: Leases
+  readonly instanceId: string
+  /** Woken when a job arrives: its lease may be half over already, because a claim waits long. */
+  readonly wakeup: Wakeup
+}
+
+/** Between two calls, whatever the leases say: a lease that an answer leaves out must not make this a hot loop. */
+const SHORTEST_GAP_MS = 1000
+
+const REASONS = { cancel: 'the control plane called the job off', lost: 'the lease was lost' } as const
+
+const apply = (results: RenewResponse['results'], leases: Leases, sentAt: number): void => {
+  for (const { jobId, epoch, status } of results) {
+    const ref: JobRef = { jobId, epoch }
+    if (status === 'ok') leases.renewed(ref, sentAt)
+    else leases.callOff(ref, REASONS[status])
+  }
+}
+
+const renew = async (deps: RenewDeps, signal: AbortSignal): Promise<void> => {
+  const sentAt = deps.clock.monotonic()
+  const { results } = await deps.api.renew({ instanceId: deps.instanceId, inFlight: deps.leases.refs() }, signal)
+  apply(results, deps.leases, sentAt)
+}
+
+/**
+ * Keeps all leases with one call every `renewEveryMs`, and sooner where a lease would reach a third of its life. It
+ * also runs with nothing in flight: to the control plane it is the sign that this instance lives.
+ */
+export const renewLoop = async (deps: RenewDeps, signal: AbortSignal): Promise<void> => {
+  const caller = createCaller('renew', deps)
+  let next = deps.clock.monotonic() + DEFAULT_KNOBS.renewEveryMs
+  let notBefore = 0
+  while (!signal.aborted) {
+    const due = Math.max(notBefore, Math.min(next, deps.leases.renewalDue()))
+    const ms = due - deps.clock.monotonic()
+    if (ms > 0 || deps.registration.current() === null) {
+      await deps.wakeup.wait(Math.max(ms, SHORTEST_GAP_MS / 10), signal)
+      continue
+    }
+    const startedAt = deps.clock.monotonic()
+    const done = await caller.attempt(() => renew(deps, signal), signal)
+    const knobs = deps.registration.current()?.knobs ?? DEFAULT_KNOBS
+    if (done !== null) next = startedAt + knobs.renewEveryMs
+    notBefore = startedAt + Math.min(SHORTEST_GAP_MS, knobs.renewEveryMs)
+  }
+}
