@@ -30,6 +30,15 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# One at a time makes images. Fails when the wait for the lock ended with the image made.
+lock_unless_made() {
+  exec 9<"$here"
+  if command -v flock >/dev/null 2>&1; then
+    flock 9
+  fi
+  ! present "$1"
+}
+
 need_debootstrap() {
   [ "$(id -u)" = 0 ] || fail "cannot pull $1, and making it here needs root: pull it yourself, or run this as root"
   if ! command -v debootstrap >/dev/null 2>&1 || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
@@ -58,6 +67,7 @@ write_sources() {
 
 make_debian() {
   public=$1 suite=$2 name=$3
+  lock_unless_made "$name" || return 0
   need_debootstrap "$public"
   say "making $name with debootstrap (a minute or two)"
   workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
@@ -114,6 +124,7 @@ make_node() {
   # In a shell of its own: this one's variables are taken.
   base=$(sh "$0" "debian:$suite-slim")
   base=${base#*=}
+  lock_unless_made "$name" || return 0
   say "making $name from the npm packages node and npm"
   workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
   unpack_package "node-linux-$arch@$major" "$workspace/context/node"

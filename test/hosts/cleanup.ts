@@ -36,18 +36,23 @@ export async function sweepDeadRuns(): Promise<string[]> {
   return dead
 }
 
-/** Removes every container of this run, however many are still being created meanwhile. */
+/** Removes every container of this run, also those that are being created meanwhile. */
 export function removeOwnRun(): void {
-  // Twice empty: a request to create one may have been on its way when we first looked.
-  let empty = 0
-  for (let round = 0; round < 20 && empty < (starting > 0 ? 3 : 1); round++) {
-    const filter = `label=${RUN}=${ownRun()}`
-    const list = spawnSync('docker', ['ps', '--all', '--quiet', '--filter', filter], { encoding: 'utf8' })
-    const ids = list.stdout.split('\n').filter((id) => id !== '')
-    if (ids.length > 0) spawnSync('docker', ['rm', '--force', '--volumes', ...ids])
+  // Who is interrupted has requests on the way, its own or its workers': look until nothing comes any more.
+  let expected = starting > 0
+  for (let empty = 0, round = 0; round < 50 && empty < (expected ? 3 : 1); round++) {
+    if (round > 0) sleepSync(100)
+    const ids = ownContainers()
     empty = ids.length === 0 ? empty + 1 : 0
-    if (starting > 0) sleepSync(100)
+    expected ||= ids.length > 0
+    if (ids.length > 0) spawnSync('docker', ['rm', '--force', '--volumes', ...ids])
   }
+}
+
+function ownContainers(): string[] {
+  const filter = `label=${RUN}=${ownRun()}`
+  const list = spawnSync('docker', ['ps', '--all', '--quiet', '--filter', filter], { encoding: 'utf8' })
+  return list.stdout?.split('\n').filter((id) => id !== '') ?? []
 }
 
 function sleepSync(milliseconds: number): void {

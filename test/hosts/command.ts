@@ -12,6 +12,8 @@ export type CommandOptions = {
   /** Milliseconds until SIGKILL; default 60 s. */
   timeoutMs?: number
   env?: NodeJS.ProcessEnv
+  /** Also pass its standard error on to ours: for steps that take long and say how far they are. */
+  progress?: boolean
 }
 
 /** Runs a program to its end. A non-zero exit is a result, not an error. */
@@ -27,6 +29,7 @@ export function runCommand(file: string, args: readonly string[], options: Comma
     const stderr: Buffer[] = []
     child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk))
     child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk))
+    if (options.progress) child.stderr.pipe(process.stderr, { end: false })
     child.on('error', reject)
     child.on('close', (code) =>
       resolve({ code, stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString() }),

@@ -44,7 +44,7 @@ async function baseImage(publicBase: string): Promise<string> {
   const chosen = process.env['APONO_BASE_DEBIAN']
   if (publicBase === DEFAULT_BASE && chosen) return chosen
   const script = join(root, 'docker', 'base-images.sh')
-  const output = await mustRun('sh', [script, publicBase], { timeoutMs: 900_000 })
+  const output = await mustRun('sh', [script, publicBase], { timeoutMs: 900_000, progress: true })
   const line = output.trim().split('\n').at(-1) ?? ''
   return line.slice(line.indexOf('=') + 1)
 }
