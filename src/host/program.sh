@@ -20,7 +20,8 @@ places() {
   [ -d /run ] || RUN=/var/run/apono-connector
   KEYS=/etc/ssh/apono-connector           # trust lines, one file a login; sshd reads them as the person
   DROPIN=/etc/ssh/sshd_config.d/00-apono-connector.conf
-  MANAGED=apono-managed                   # every login that we made is a member
+  # Every login that we made is a member of one of two groups. sshd reads KEYS for the first and homes for the second.
+  MANAGED_ROOT_FILE=apono-managed MANAGED_HOME=apono-managed-home
   FORMAT=1
   # Membership in these is as good as root, so the end of such a grant is observed, not proven.
   POWERS=' root sudo wheel admin adm disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
@@ -309,6 +310,8 @@ in_group() {
     END { exit !found }' /etc/group
 }
 
+managed_group() { if [ "$L_trust_mode" = home ]; then echo "$MANAGED_HOME"; else echo "$MANAGED_ROOT_FILE"; fi; }
+
 in_directory_group() {
   getent group "$1" | awk -F: -v login="$2" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 } END { exit !found }'
 }
@@ -367,7 +370,7 @@ check_login() {
     if find_account "$P_login"; then
       [ "$A_source" = local ] || fail login_foreign "$P_login"
       [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, the ledger says $L_uid"
-      [ "$L_state" = creating ] || in_group "$MANAGED" "$P_login" || fail login_exists "no longer in $MANAGED"
+      [ "$L_state" = creating ] || in_group "$(managed_group)" "$P_login" || fail login_exists "not in $(managed_group)"
       return
     fi
     [ "$L_state" = creating ] && { new_login_possible; return; }
@@ -399,7 +402,6 @@ check_group() {
 }
 
 make_login() {
-  group_is_local "$MANAGED" || patiently groupadd -r "$MANAGED" || fail account_change_failed "groupadd: $WORDS"
   if [ -z "$L_uid" ]; then
     L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_added='' L_state=creating L_made_by=$P_grant
     pick_uid
@@ -421,10 +423,12 @@ make_login() {
 
 # Safe as root: /home is root's, and the person cannot be in yet.
 finish_login() {
+  group=$(managed_group)
+  group_is_local "$group" || patiently groupadd -r "$group" || fail account_change_failed "groupadd: $WORDS"
   [ -d "/home/$P_login" ] || { mkdir -m 700 "/home/$P_login" && chown "$A_uid:$A_gid" "/home/$P_login"; }
   chmod 700 "/home/$P_login" || fail account_change_failed "chmod /home/$P_login"
-  patiently usermod -aG "$MANAGED" "$P_login" || fail account_change_failed "usermod: $WORDS"
-  in_group "$MANAGED" "$P_login" || fail group_change_failed "$MANAGED"
+  patiently usermod -aG "$group" "$P_login" || fail account_change_failed "usermod: $WORDS"
+  in_group "$group" "$P_login" || fail group_change_failed "$group"
 }
 
 # The lowest uid of the range that nobody has and that we never gave to anybody.
