@@ -211,7 +211,7 @@ async function startRun(): Promise<ChildRun> {
   const { [RUN_VARIABLE]: _ours, ...env } = process.env
   const child = spawn(process.execPath, [join(import.meta.dirname, 'run-child.ts')], {
     env,
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['pipe', 'pipe', 'inherit'],
   })
   const ended: ChildRun['ended'] = new Promise((resolve) => {
     child.on('close', (code, signal) => resolve(signal ?? code))
