@@ -1,0 +1,156 @@
+import type { Tx } from '../store/store.ts'
+import { audit } from './audit.ts'
+import { type Deps, newId } from './deps.ts'
+import { conflict, invalid, notFound } from './domain-error.ts'
+import { endGrant } from './grants.ts'
+import { type IntegrationInput, parseIntegration } from './integration-input.ts'
+import { openInspectJob } from './jobs.ts'
+import type { IntegrationRecord, ServerRecord } from './model.ts'
+import type { ServerInput } from './server-list.ts'
+
+export const getIntegration = async (tx: Tx, id: string): Promise<IntegrationRecord> => {
+  const integration = await tx.integrations.get(id)
+  if (!integration || integration.deletedAt !== null) throw notFound('integration')
+  return integration
+}
+
+export const presentServers = async (tx: Tx, integrationId: string): Promise<readonly ServerRecord[]> =>
+  (await tx.servers.byIntegration(integrationId)).filter(({ removedAt }) => removedAt === null)
+
+const checkReferences = async (tx: Tx, input: IntegrationInput, self: string | null): Promise<void> => {
+  if (!(await tx.connectors.get(input.connectorId))) {
+    throw invalid([
+      { path: 'connector_id', message: 'no connector with this id registered, and no token was made for it' },
+    ])
+  }
+  const named = await tx.integrations.byName(input.name)
+  if (named && named.id !== self) throw conflict('an integration with this name exists')
+}
+
+const blankServer = (deps: Deps, integrationId: string, input: ServerInput): ServerRecord => ({
+  ...input,
+  id: newId('srv', deps.random),
+  integrationId,
+  hostId: null,
+  hostKeys: [],
+  inspectedAt: null,
+  refreshAt: deps.clock.now(),
+  nextInspectAt: deps.clock.now(),
+  inspection: null,
+  failure: null,
+  removedAt: null,
+})
+
+/** At another address it is another machine: nothing that we learnt of the former holds. */
+const updatedServer = (deps: Deps, known: ServerRecord, input: ServerInput): ServerRecord => {
+  const moved = known.host !== input.host || known.port !== input.port
+  const forgotten = moved ? { hostId: null, hostKeys: [], inspection: null, failure: null, inspectedAt: null } : {}
+  const at = deps.clock.now()
+  return { ...known, ...input, ...forgotten, refreshAt: at, nextInspectAt: at, removedAt: null }
+}
+
+const endGrantsOn = async (tx: Tx, deps: Deps, server: ServerRecord, by: string): Promise<void> => {
+  for (const grant of await tx.grants.byServer(server.id)) await endGrant(tx, deps, grant, 'revoked', by)
+}
+
+const removeServer = async (tx: Tx, deps: Deps, server: ServerRecord, by: string): Promise<void> => {
+  if (server.removedAt !== null) return
+  await tx.servers.put({ ...server, removedAt: deps.clock.now() })
+  await endGrantsOn(tx, deps, server, by)
+}
+
+/** Names identify servers within an integration: the same name keeps its id, its grants and its history. */
+const putServers = async (
+  tx: Tx,
+  deps: Deps,
+  integration: IntegrationRecord,
+  wanted: readonly ServerInput[],
+  by: string,
+): Promise<void> => {
+  const known = new Map((await tx.servers.byIntegration(integration.id)).map((server) => [server.name, server]))
+  for (const input of wanted) {
+    const before = known.get(input.name)
+    known.delete(input.name)
+    const server = before ? updatedServer(deps, before, input) : blankServer(deps, integration.id, input)
+    await tx.servers.put(server)
+    await openInspectJob(tx, deps, server, integration.connectorId)
+  }
+  for (const gone of known.values()) await removeServer(tx, deps, gone, by)
+}
+
+const { stringify } = JSON
+
+export const createIntegration = async (tx: Tx, deps: Deps, by: string, body: unknown): Promise<IntegrationRecord> => {
+  const { servers, ...input } = parseIntegration(body)
+  await checkReferences(tx, { ...input, servers }, null)
+  const createdAt = deps.clock.now()
+  const integration = { ...input, id: newId('int', deps.random), version: 1, createdAt, deletedAt: null }
+  await tx.integrations.put(integration)
+  await putServers(tx, deps, integration, servers, by)
+  await audit(tx, deps, by, 'integration.created', integration.id, { name: input.name, servers: servers.length })
+  return integration
+}
+
+/** The vendor's update leaves `type` out, and `connector_id` and the secret store may stay as they are. */
+const withFormer = (former: IntegrationRecord, secretStoreConfig: unknown, body: unknown): unknown => {
+  if (typeof body !== 'object' || body === null) return body
+  const defaults = { connector_id: former.connectorId, secret_store_config: secretStoreConfig }
+  const sent = Object.entries(body).filter(
+    ([key, value]) => !(key in defaults && (value === null || value === undefined)),
+  )
+  return { ...defaults, ...Object.fromEntries(sent), type: 'ssh' }
+}
+
+export const updateIntegration = async (
+  tx: Tx,
+  deps: Deps,
+  by: string,
+  id: string,
+  body: unknown,
+): Promise<IntegrationRecord> => {
+  const former = await getIntegration(tx, id)
+  const { servers, ...input } = parseIntegration(withFormer(former, secretStoreModel(former.secretStore), body))
+  await checkReferences(tx, { ...input, servers }, id)
+  const integration: IntegrationRecord = { ...former, ...input, version: former.version + 1 }
+  await tx.integrations.put(integration)
+  await putServers(tx, deps, integration, servers, by)
+  const changed = stringify(former.policy) === stringify(input.policy) ? {} : { policy: input.policy }
+  await audit(tx, deps, by, 'integration.updated', id, { version: integration.version, ...changed })
+  return integration
+}
+
+/** Everyone's access through it ends; the ends run with the snapshots that the grants hold. */
+export const deleteIntegration = async (tx: Tx, deps: Deps, by: string, id: string): Promise<void> => {
+  const integration = await getIntegration(tx, id)
+  for (const server of await tx.servers.byIntegration(id)) await removeServer(tx, deps, server, by)
+  await tx.integrations.put({ ...integration, deletedAt: deps.clock.now() })
+  await audit(tx, deps, by, 'integration.deleted', id, { name: integration.name })
+}
+
+export const refreshIntegration = async (tx: Tx, deps: Deps, by: string, id: string): Promise<void> => {
+  const integration = await getIntegration(tx, id)
+  for (const server of await presentServers(tx, id)) {
+    const refreshed = { ...server, refreshAt: deps.clock.now() }
+    await tx.servers.put(refreshed)
+    await openInspectJob(tx, deps, refreshed, integration.connectorId)
+  }
+  await audit(tx, deps, by, 'integration.refreshed', id)
+}
+
+/** As the vendor's API names it. */
+export const secretStoreModel = (store: IntegrationRecord['secretStore']): Record<string, Record<string, string>> => {
+  switch (store.type) {
+    case 'aws':
+      return { aws: { region: store.region, secret_id: store.secretId } }
+    case 'gcp':
+      return { gcp: { project: store.project, secret_id: store.secretId } }
+    case 'azure':
+      return { azure: { vault_url: store.vaultUrl, name: store.name } }
+    case 'kubernetes':
+      return { kubernetes: { namespace: store.namespace, name: store.name } }
+    case 'hashicorp_vault':
+      return { hashicorp_vault: { secret_engine: store.secretEngine, path: store.path } }
+    case 'file':
+      return { file: { path: store.path } }
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * What a connector's report changes. A report is judged first (was this outcome seen, is it of the newest hand-out),
+ * then remembered, then applied; all in one transaction, so that a repeated report finds either everything or nothing.
+ */
+import type { Report } from '../../protocol/calls.ts'
+import type { JobFailure } from '../../protocol/results.ts'
+import { AbsentResult, InspectResult, PresentResult } from '../../protocol/results.ts'
+import type { Tx } from '../store/store.ts'
+import { SYSTEM } from './audit.ts'
+import { CANCELLED_PAUSE_MS } from './back-off.ts'
+import type { Deps } from './deps.ts'
+import { absentSucceeded, ensureFailed, presentSucceeded } from './ensure-outcomes.ts'
+import { endGrant } from './grants.ts'
+import { type JobRecord, PRIORITY } from './model.ts'
+import { inspectionFailed, inspectionSucceeded } from './servers.ts'
+
+export type ReportStatus = 'accepted' | 'duplicate' | 'stale'
+
+type Of<Outcome extends Report['outcome']> = Extract<Report, { outcome: Outcome }>
+
+/** A result of another kind than the job's, or without what was asked for. Trying again may bring a better one. */
+const invalidResult = (message: string): JobFailure => ({
+  code: 'invalid_result',
+  message,
+  hint: 'The connector answered something that does not fit the job. Check that it is up to date.',
+  retryable: true,
+})
+
+const progress = async (tx: Tx, connectorId: string, report: Of<'progress'>): Promise<ReportStatus> => {
+  const job = await tx.jobs.get(report.jobId)
+  if (!job || job.connectorId !== connectorId || job.epoch !== report.epoch || !job.lease) return 'stale'
+  if (job.progress && job.progress.seq >= report.seq) return 'duplicate'
+  await tx.jobs.put({ ...job, progress: { seq: report.seq, step: report.step } })
+  return 'accepted'
+}
+
+const applyFailure = async (tx: Tx, deps: Deps, job: JobRecord, failure: JobFailure): Promise<void> => {
+  deps.log.warn({ event: 'job_failed', job: job.id, kind: job.kind, err: { code: failure.code } }, 'job failed')
+  if (failure.code === 'cancelled') {
+    await tx.jobs.put({ ...job, dueAt: deps.clock.now() + CANCELLED_PAUSE_MS })
+    return
+  }
+  if (job.kind === 'inspect') await inspectionFailed(tx, deps, job, failure)
+  else await ensureFailed(tx, deps, job, failure)
+}
+
+const applySuccess = async (tx: Tx, deps: Deps, job: JobRecord, result: unknown): Promise<JobFailure | null> => {
+  if (job.kind === 'inspect') {
+    const parsed = InspectResult.safeParse(result)
+    if (!parsed.success) return invalidResult('the result is not that of an inspection')
+    await inspectionSucceeded(tx, deps, job, parsed.data)
+    return null
+  }
+  if (job.priority === PRIORITY.absent) {
+    const parsed = AbsentResult.safeParse(result)
+    if (!parsed.success) return invalidResult('the result is not that of an end')
+    await absentSucceeded(tx, deps, job, parsed.data)
+    return null
+  }
+  const parsed = PresentResult.safeParse(result)
+  if (!parsed.success) return invalidResult('the result is not that of a grant')
+  const problem = await presentSucceeded(tx, deps, job, parsed.data)
+  return problem === null ? null : invalidResult(problem)
+}
+
+const final = async (
+  tx: Tx,
+  deps: Deps,
+  connectorId: string,
+  report: Of<'succeeded' | 'failed'>,
+): Promise<ReportStatus> => {
+  const job = await tx.jobs.get(report.jobId)
+  if (!job || job.connectorId !== connectorId) return 'stale'
+  if (await tx.outcomes.get(report.jobId, report.epoch)) return 'duplicate'
+  if (report.epoch !== job.epoch) return 'stale'
+  const { outcome } = report
+  const body = outcome === 'succeeded' ? report.result : report.error
+  await tx.outcomes.add({ subject: report.jobId, counter: report.epoch, outcome, at: deps.clock.now(), body })
+  const freed: JobRecord = { ...job, lease: null }
+  await tx.jobs.put(freed)
+  const failure = outcome === 'failed' ? report.error : await applySuccess(tx, deps, freed, report.result)
+  if (failure) await applyFailure(tx, deps, freed, failure)
+  return 'accepted'
+}
+
+/**
+ * A server, or a connector's timer, ended a grant by itself. It ends here too, but is closed only by the `absent` job
+ * that follows: that one returns the recorded result, from the server's own ledger.
+ */
+const expired = async (tx: Tx, deps: Deps, connectorId: string, report: Of<'expired'>): Promise<ReportStatus> => {
+  const grant = await tx.grants.get(report.grantId)
+  if (!grant || grant.connectorId !== connectorId || report.generation > grant.generation) return 'stale'
+  if (await tx.outcomes.get(report.grantId, report.generation)) return 'duplicate'
+  const { grantId: subject, generation: counter, result: body } = report
+  await tx.outcomes.add({ subject, counter, outcome: 'expired', at: deps.clock.now(), body })
+  // An extension overtook the end: its own job makes the server match again.
+  if (report.generation === grant.generation) await endGrant(tx, deps, grant, 'expired', SYSTEM)
+  return 'accepted'
+}
+
+export const acceptReport = (tx: Tx, deps: Deps, connectorId: string, report: Report): Promise<ReportStatus> => {
+  if (report.outcome === 'progress') return progress(tx, connectorId, report)
+  if (report.outcome === 'expired') return expired(tx, deps, connectorId, report)
+  return final(tx, deps, connectorId, report)
+}

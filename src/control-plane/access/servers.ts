@@ -1,0 +1,56 @@
+import type { InspectResult } from '../../protocol/results.ts'
+import type { Tx } from '../store/store.ts'
+import { inspectBackOff, MAX_INSPECT_FAILURES } from './back-off.ts'
+import type { Deps } from './deps.ts'
+import type { Failure, JobRecord, ServerRecord } from './model.ts'
+
+/**
+ * Remembers which machine answers there. Its identity follows what is seen; its host keys are pinned by the first
+ * that is seen and change only by an admin's hand.
+ */
+export const learnMachine = async (
+  tx: Tx,
+  deps: Deps,
+  server: ServerRecord,
+  seen: { hostId: string | null; hostKeys: readonly string[] },
+): Promise<ServerRecord> => {
+  const hostId = seen.hostId ?? server.hostId
+  if (server.hostId !== null && hostId !== server.hostId) {
+    deps.log.warn(
+      { event: 'host_id_changed', server: server.id, was: server.hostId, is: hostId },
+      'another machine answers',
+    )
+  }
+  const learnt = { ...server, hostId, hostKeys: server.hostKeys.length > 0 ? server.hostKeys : seen.hostKeys }
+  await tx.servers.put(learnt)
+  return learnt
+}
+
+const worst = (result: InspectResult): Failure | null => {
+  const problem = result.problems.find(({ severity }) => severity === 'error')
+  return problem ? { code: problem.code, message: problem.message, hint: problem.hint } : null
+}
+
+export const inspectionSucceeded = async (tx: Tx, deps: Deps, job: JobRecord, result: InspectResult): Promise<void> => {
+  await tx.jobs.put({ ...job, open: false })
+  const server = await tx.servers.get(job.serverId)
+  if (!server) return
+  const learnt = await learnMachine(tx, deps, server, result)
+  await tx.servers.put({ ...learnt, inspection: result, failure: worst(result), inspectedAt: deps.clock.now() })
+}
+
+export const inspectionFailed = async (
+  tx: Tx,
+  deps: Deps,
+  job: JobRecord,
+  failure: Failure & { retryable: boolean },
+): Promise<void> => {
+  const now = deps.clock.now()
+  const failures = job.failures + 1
+  const again = job.open && failure.retryable && failures < MAX_INSPECT_FAILURES
+  await tx.jobs.put({ ...job, open: again, failures, dueAt: now + inspectBackOff(failures) })
+  const server = await tx.servers.get(job.serverId)
+  if (!server) return
+  const { code, message, hint } = failure
+  await tx.servers.put({ ...server, failure: { code, message, hint }, inspectedAt: now })
+}

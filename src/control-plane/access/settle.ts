@@ -1,0 +1,54 @@
+import type { Tx } from '../store/store.ts'
+import { SYSTEM } from './audit.ts'
+import { INSPECT_EVERY_MS } from './back-off.ts'
+import type { Deps } from './deps.ts'
+import { endGrant } from './grants.ts'
+import { freeLease, openInspectJob } from './jobs.ts'
+import type { ServerRecord } from './model.ts'
+
+/** How long an instance may be silent before it counts as gone. */
+export const instanceTtlMs = (deps: Deps): number => 3 * deps.knobs.renewEveryMs
+
+const endOverdueGrants = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
+  for (const grant of await tx.grants.overdue(now)) await endGrant(tx, deps, grant, 'expired', SYSTEM)
+}
+
+const freeLapsedLeases = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
+  for (const job of await tx.jobs.lapsed(now)) {
+    deps.log.warn(
+      { event: 'lease_lapsed', job: job.id, epoch: job.epoch, instance: job.lease?.instanceId },
+      'lease lapsed',
+    )
+    await freeLease(tx, job)
+  }
+}
+
+const forgetSilentInstances = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
+  for (const instance of await tx.instances.silentSince(now - instanceTtlMs(deps))) {
+    for (const job of await tx.jobs.leasedBy(instance.id)) await freeLease(tx, job)
+    await tx.instances.remove(instance.id)
+    deps.log.info({ event: 'instance_gone', instance: instance.id, connector: instance.connectorId }, 'instance gone')
+  }
+}
+
+const inspectByTheHour = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
+  for (const server of await tx.servers.dueForInspection(now)) await inspectServer(tx, deps, server, now)
+}
+
+const inspectServer = async (tx: Tx, deps: Deps, server: ServerRecord, now: number): Promise<void> => {
+  await tx.servers.put({ ...server, nextInspectAt: now + INSPECT_EVERY_MS })
+  const integration = await tx.integrations.get(server.integrationId)
+  if (integration) await openInspectJob(tx, deps, server, integration.connectorId)
+}
+
+/**
+ * Does everything that the passing of time demands. It runs when something is due, and before every claim, so that
+ * what is handed out is right even where the timer is late.
+ */
+export const settle = async (tx: Tx, deps: Deps): Promise<void> => {
+  const now = deps.clock.now()
+  await endOverdueGrants(tx, deps, now)
+  await freeLapsedLeases(tx, deps, now)
+  await forgetSilentInstances(tx, deps, now)
+  await inspectByTheHour(tx, deps, now)
+}

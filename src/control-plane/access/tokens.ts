@@ -1,0 +1,43 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
+import type { Tx } from '../store/store.ts'
+import { type Deps, newId } from './deps.ts'
+import type { TokenRecord } from './model.ts'
+
+const TOKEN_BYTES = 32
+
+/** Shorter ones could be guessed; those we make have 43 characters and a prefix. */
+export const MIN_TOKEN_LENGTH = 32
+
+export const hashToken = (token: string): string => createHash('sha256').update(token).digest('hex')
+
+type Owner = Pick<TokenRecord, 'kind' | 'userId' | 'connectorId' | 'label'>
+
+export const userToken = (userId: string, label = ''): Owner => ({ kind: 'user', userId, connectorId: null, label })
+export const connectorToken = (connectorId: string | null, label = ''): Owner => ({
+  kind: 'connector',
+  userId: null,
+  connectorId,
+  label,
+})
+
+/** Makes a token and returns it; only its hash is kept, so this is the one time that it can be shown. */
+export const issueToken = async (tx: Tx, deps: Deps, owner: Owner): Promise<string> => {
+  const prefix = owner.kind === 'user' ? 'aup' : 'apc'
+  const token = `${prefix}_${deps.random(TOKEN_BYTES).toString('base64url')}`
+  await registerToken(tx, deps, owner, token)
+  return token
+}
+
+/** Lets a token in that was made elsewhere (a file of the deployment). Does nothing when it is known. */
+export const registerToken = async (tx: Tx, deps: Deps, owner: Owner, token: string): Promise<void> => {
+  const hash = hashToken(token)
+  if (await tx.tokens.byHash(hash)) return
+  await tx.tokens.put({ ...owner, id: newId('tok', deps.random), hash, createdAt: deps.clock.now() })
+}
+
+export const findToken = async (tx: Tx, token: string): Promise<TokenRecord | null> => {
+  const hash = hashToken(token)
+  const found = await tx.tokens.byHash(hash)
+  // The index already compared hashes; this one keeps a store with a looser comparison honest.
+  return found && timingSafeEqual(Buffer.from(found.hash), Buffer.from(hash)) ? found : null
+}

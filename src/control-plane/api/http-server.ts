@@ -1,0 +1,60 @@
+import { createServer as createHttpServer } from 'node:http'
+import { createServer as createHttpsServer } from 'node:https'
+import fastify, { type FastifyInstance } from 'fastify'
+import type { Service } from '../service.ts'
+import { adminApi } from './admin-api.ts'
+import { connectorApi } from './connector-api.ts'
+import { ApiError, logDefect, sendPublicError } from './errors.ts'
+import { ownApi } from './own-api.ts'
+import { userApi } from './user-api.ts'
+
+const BODY_LIMIT = 1024 * 1024
+
+/** Above a connector's longest pause between two calls, so that it keeps its connection. */
+const KEEP_ALIVE_MS = 75_000
+
+export interface TlsFiles {
+  readonly cert: Buffer
+  readonly key: Buffer
+}
+
+/** An empty body with `content-type: application/json` is what many clients send with a bare POST. */
+const tolerateEmptyJson = (app: FastifyInstance): void => {
+  const parse = app.getDefaultJsonParser('error', 'error')
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+    if (body === '') done(null, undefined)
+    else parse(request, body.toString(), done)
+  })
+}
+
+const publicApi = (app: FastifyInstance, service: Service): void => {
+  app.setErrorHandler((error, request, reply) => {
+    logDefect(service.deps.log, request, error)
+    sendPublicError(reply, error)
+  })
+  app.setNotFoundHandler((_request, reply) => sendPublicError(reply, new ApiError(404, 'not_found', 'no such call')))
+  adminApi(app, service)
+  userApi(app, service)
+  ownApi(app, service)
+}
+
+/** All surfaces on one listener. HEAD is left out: reading access details is an act, not a look. */
+export const createHttpServerFor = (service: Service, tls: TlsFiles | null): FastifyInstance => {
+  const app = fastify({
+    logger: false,
+    bodyLimit: BODY_LIMIT,
+    exposeHeadRoutes: false,
+    forceCloseConnections: 'idle',
+    serverFactory: (handler) => {
+      const options = { keepAliveTimeout: KEEP_ALIVE_MS, noDelay: true }
+      return tls
+        ? createHttpsServer({ ...options, ...tls, minVersion: 'TLSv1.2' }, handler)
+        : createHttpServer(options, handler)
+    },
+  })
+  tolerateEmptyJson(app)
+  app.get('/healthz', async () => ({ status: 'ok' }))
+  app.register(connectorApi(service), { prefix: '/connector/v1' })
+  publicApi(app, service)
+  return app
+}

@@ -1,0 +1,111 @@
+/**
+ * The control plane that ships with the connector: it keeps who may be where until when, hands out the jobs that make
+ * it so, and serves the public API. One process over one SQLite file.
+ *
+ * What lives here: `store/` (records), `access/` (the domain), `api/` (HTTP), and this folder's files that put them
+ * together. What may enter: connectors by protocol.md, people by the public API. What never does: a server's private
+ * key, or a connection to a server; only connectors have those.
+ */
+import { randomBytes } from 'node:crypto'
+import { mkdir, readFile } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { dirname } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import type { Clock } from '../observability/clock.ts'
+import type { Logger } from '../observability/log.ts'
+import { DEFAULT_KNOBS, type Knobs } from '../protocol/calls.ts'
+import type { Deps, Random } from './access/deps.ts'
+import { createKeySeal } from './access/key-seal.ts'
+import { createHttpServerFor, type TlsFiles } from './api/http-server.ts'
+import type { ControlPlaneConfig } from './config.ts'
+import { loadEncryptionKey } from './encryption-key.ts'
+import { prepareFirstStart, replaceConnectorToken } from './first-start.ts'
+import { createService } from './service.ts'
+import { openSqliteStore } from './store/sqlite.ts'
+import { runTimer } from './timer.ts'
+
+export interface ControlPlaneOptions {
+  readonly clock: Clock
+  readonly log: Logger
+  readonly random?: Random
+  /** What connectors are told about waits and leases. */
+  readonly knobs?: Partial<Knobs>
+}
+
+export interface ControlPlane {
+  /** Where it listens, e.g. `https://127.0.0.1:8443`. */
+  readonly url: string
+  readonly controlPlaneId: string
+  /** At the very first start only, and only if the deployment brought none. It can't be shown again. */
+  readonly firstAdminToken: string | null
+  /** For a connector in the same process. It replaces the one that was made before under the same label. */
+  createConnectorToken(connectorId: string, label?: string): Promise<string>
+  /** Ends long polls with 204, finishes what is being answered, closes the database. May be called twice. */
+  stop(): Promise<void>
+}
+
+const readTls = async (tls: ControlPlaneConfig['tls']): Promise<TlsFiles | null> =>
+  tls && { cert: await readFile(tls.certFile), key: await readFile(tls.keyFile) }
+
+const urlOf = (app: FastifyInstance, config: ControlPlaneConfig): string => {
+  const { port } = app.server.address() as AddressInfo
+  const host = config.listen.host.includes(':') ? `[${config.listen.host}]` : config.listen.host
+  return `${config.tls ? 'https' : 'http'}://${host}:${port}`
+}
+
+/** Only this user may look into the folder: the database holds everyone's login and the key of the keys. */
+const makeFolders = async (config: ControlPlaneConfig): Promise<void> => {
+  await mkdir(config.stateDir, { recursive: true, mode: 0o700 })
+  if (config.databasePath !== ':memory:') await mkdir(dirname(config.databasePath), { recursive: true, mode: 0o700 })
+}
+
+const openStore = async (config: ControlPlaneConfig, options: ControlPlaneOptions) => {
+  const random = options.random ?? randomBytes
+  await makeFolders(config)
+  const seal = createKeySeal(await loadEncryptionKey(config, random), random)
+  const { clock, log } = options
+  const deps: Deps = { clock, log, random, seal, knobs: { ...DEFAULT_KNOBS, ...options.knobs } }
+  return { deps, store: openSqliteStore(config.databasePath) }
+}
+
+/** Resolves when it listens. A failure leaves nothing open. */
+export const startControlPlane = async (
+  config: ControlPlaneConfig,
+  options: ControlPlaneOptions,
+): Promise<ControlPlane> => {
+  const tls = await readTls(config.tls)
+  const { deps, store } = await openStore(config, options)
+  const stopping = new AbortController()
+  const service = createService(deps, store, stopping.signal)
+  const app = createHttpServerFor(service, tls)
+  let timer: Promise<void> = Promise.resolve()
+
+  const shutDown = async (): Promise<void> => {
+    stopping.abort()
+    await app.close()
+    await timer
+    await store.close()
+  }
+
+  try {
+    const first = await prepareFirstStart(store, deps, config)
+    await app.listen({ ...config.listen })
+    timer = runTimer(service)
+    const url = urlOf(app, config)
+    deps.log.info({ event: 'listening', url, controlPlaneId: first.controlPlaneId }, 'control plane listens')
+    let stopped: Promise<void> | undefined
+    return {
+      ...first,
+      url,
+      createConnectorToken: (id, label = 'standalone') =>
+        service.change((tx) => replaceConnectorToken(tx, deps, id, label)),
+      stop: () => {
+        stopped ??= shutDown()
+        return stopped
+      },
+    }
+  } catch (error) {
+    await shutDown()
+    throw error
+  }
+}
