@@ -1,0 +1,118 @@
+#!/usr/bin/env node
+/**
+ * One command, few verbs. This folder's only file besides the rooms: it reads the environment, starts what was asked
+ * for, and turns signals into an orderly end. It decides nothing else.
+ */
+import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { readConfig } from './connector/config.ts'
+import { startConnector } from './connector/connector.ts'
+import { parseControlPlaneConfig } from './control-plane/config.ts'
+import { startControlPlane } from './control-plane/control-plane.ts'
+import { hostProgram } from './host/host-program.ts'
+import { systemClock } from './observability/clock.ts'
+import { createLogger, LOG_LEVELS, type Logger } from './observability/log.ts'
+import { parseStandaloneConfig } from './standalone/config.ts'
+import { startStandalone } from './standalone/standalone.ts'
+
+const USAGE = `apono-connector: just-in-time SSH access to Linux servers
+
+  apono-connector connector      run a connector (APONO_URL, APONO_TOKEN or APONO_TOKEN_FILE, APONO_CONNECTOR_ID)
+  apono-connector control-plane  run the control plane (APONO_LISTEN, APONO_TLS_CERT_FILE, APONO_TLS_KEY_FILE, APONO_STATE_DIR)
+  apono-connector standalone     run both together over one folder (APONO_STATE_DIR)
+  apono-connector --version
+  apono-connector --help
+
+Everything else comes from the environment: docs/configuration.md
+`
+
+/** sysexits.h: a command that was misspelt; a configuration that can never work. */
+const EXIT_USAGE = 64
+const EXIT_CONFIG = 78
+
+const say = (text: string): void => void process.stdout.write(`${text}\n`)
+
+const version = (): string => {
+  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8')
+  return (JSON.parse(text) as { version: string }).version
+}
+
+const exitForConfig = (problems: readonly string[]): never => {
+  const lines = problems.map((problem) => `  ${problem}\n`).join('')
+  process.stderr.write(`apono-connector: the configuration cannot work:\n${lines}`)
+  process.exit(EXIT_CONFIG)
+}
+
+const logger = (): Logger => {
+  const wanted = process.env['APONO_LOG_LEVEL'] ?? 'info'
+  return createLogger(LOG_LEVELS.find((level) => level === wanted) ?? 'info')
+}
+
+const deps = (log: Logger) => ({ clock: systemClock, log, random: randomBytes, hostProgram, version: version() })
+
+/** The first SIGTERM or SIGINT ends in order, the second at once. */
+const stopOnSignals = (stop: () => Promise<void>): void => {
+  let signals = 0
+  const onSignal = (): void => {
+    signals += 1
+    if (signals > 1) process.exit(1)
+    stop().then(
+      () => process.exit(0),
+      () => process.exit(1),
+    )
+  }
+  process.on('SIGTERM', onSignal)
+  process.on('SIGINT', onSignal)
+}
+
+const runConnector = async (): Promise<void> => {
+  const parsed = readConfig(process.env)
+  if (!parsed.ok) return exitForConfig(parsed.problems)
+  const connector = await startConnector(parsed.config, deps(createLogger(parsed.config.logLevel)))
+  stopOnSignals(connector.stop)
+}
+
+const runControlPlane = async (): Promise<void> => {
+  const parsed = parseControlPlaneConfig(process.env)
+  if (!parsed.ok) return exitForConfig(parsed.problems)
+  const controlPlane = await startControlPlane(parsed.config, { clock: systemClock, log: logger() })
+  if (controlPlane.firstAdminToken !== null) {
+    say(`first admin token, shown only this once: ${controlPlane.firstAdminToken}`)
+  }
+  stopOnSignals(controlPlane.stop)
+}
+
+const runStandalone = async (): Promise<void> => {
+  const parsed = parseStandaloneConfig(process.env)
+  if (!parsed.ok) return exitForConfig(parsed.problems)
+  const standalone = await startStandalone(parsed.config, deps(createLogger(parsed.config.connectorLogLevel)))
+  say(`listening on ${standalone.url}`)
+  say(`secret files are read from ${parsed.config.secretDirectory}`)
+  if (standalone.firstAdminToken !== null) {
+    say(`first admin token, shown only this once: ${standalone.firstAdminToken}`)
+  }
+  stopOnSignals(standalone.stop)
+}
+
+const verbs: Readonly<Record<string, () => Promise<void> | void>> = {
+  connector: runConnector,
+  'control-plane': runControlPlane,
+  standalone: runStandalone,
+  '--version': () => say(version()),
+  '--help': () => say(USAGE),
+}
+
+const main = async (): Promise<void> => {
+  const verb = process.argv[2] ?? ''
+  const run = Object.hasOwn(verbs, verb) ? verbs[verb] : undefined
+  if (run === undefined || process.argv.length > 3) {
+    process.stderr.write(USAGE)
+    process.exit(EXIT_USAGE)
+  }
+  await run()
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`apono-connector: could not start: ${error instanceof Error ? error.message : String(error)}\n`)
+  process.exit(1)
+})
