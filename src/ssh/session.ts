@@ -110,8 +110,8 @@ const becomeReady = (attempt: Attempt): Promise<void> =>
     })
     // Permanent, never `once`: a second error may follow the first, and an unheard one ends the process.
     client.on('error', fail)
-    client.on('close', () => fail(new Error('closed')))
-    client.on('end', () => fail(new Error('ended')))
+    client.on('close', () => fail(null))
+    client.on('end', () => fail(null))
   })
 
 const begin = (attempt: Attempt): Promise<void> => {

@@ -77,13 +77,19 @@ const authenticationFault = (progress: Progress): Fault => {
   return { code: 'ssh_account_denied', message: 'the server closed the connection when the key was offered' }
 }
 
+/**
+ * Whether ssh2 or the server called something wrong, and not merely a connection that ended: what the socket reports
+ * has a level of its own, everything else is a matter of protocol, with a level or (where parsing threw) without.
+ */
+const isProtocolError = (error: unknown): boolean =>
+  error instanceof Error && !('level' in error && /^client-(?:socket|timeout)$/.test(String(error.level)))
+
 const duringHandshake = (error: unknown, known: boolean): Fault => {
   const text = error instanceof Error ? error.message : ''
   if (known && /no matching host key/i.test(text)) {
     return { code: 'host_key_changed', message: 'the server no longer has a host key of the type that is known' }
   }
-  // ECONNRESET and silence are not the handshake's fault, whatever layer noticed them.
-  if (/no matching|protocol|malformed|unexpected|invalid|signature|unsupported|mismatch/i.test(text)) {
+  if (isProtocolError(error)) {
     return { code: 'ssh_handshake_failed', message: `the SSH handshake failed: ${quote(text)}` }
   }
   return { code: 'ssh_unreachable', message: 'the connection closed during the SSH handshake' }
@@ -98,7 +104,10 @@ const faultOf = (error: unknown, progress: Progress, known: boolean): Fault => {
   return duringHandshake(error, known)
 }
 
-/** Judges a connection that ended, by how far it had come rather than by the words of the library. */
+/**
+ * Judges a connection that ended, by how far it had come rather than by the words of the library. `error` is null
+ * where it just ended.
+ */
 export const connectionFailure = (error: unknown, progress: Progress, known: boolean, facts: ErrorFacts): JobError => {
   if (error instanceof JobError) return error
   const { code, message } = faultOf(error, progress, known)
