@@ -25,7 +25,7 @@ export type ParsedControlPlaneConfig =
 type Env = Readonly<Record<string, string | undefined>>
 
 export const DEFAULT_LISTEN = '127.0.0.1:8443'
-export const DEFAULT_STATE_DIR = '/var/lib/apono-connector'
+export const DEFAULT_STATE_DIR = '/var/lib/apono/control-plane'
 
 const text = (env: Env, name: string): string | null => env[name]?.trim() || null
 
@@ -56,7 +56,7 @@ const parseDatabase = (env: Env, stateDir: string, problems: string[]): string =
   if (value === null) return join(stateDir, 'control-plane.db')
   if (/^postgres(ql)?:/i.test(value)) {
     problems.push(
-      'APONO_DATABASE_URL: PostgreSQL is not supported yet; give a SQLite file, e.g. sqlite:/var/lib/apono/control-plane.db',
+      'APONO_DATABASE_URL: PostgreSQL is not supported yet; give a SQLite file, e.g. sqlite:/var/lib/apono/control-plane/control-plane.db',
     )
   } else if (/^[a-z][a-z0-9+.-]+:/i.test(value) && !/^sqlite:/i.test(value)) {
     problems.push('APONO_DATABASE_URL: must be a path or sqlite:PATH')

@@ -30,11 +30,15 @@ export interface ControlPlaneOptions {
   readonly random?: Random
   /** What connectors are told about waits and leases. */
   readonly knobs?: Partial<Knobs>
+  /** For a connector in the same process: where TLS is on, listen on a port of 127.0.0.1 as well, without it. */
+  readonly loopback?: boolean
 }
 
 export interface ControlPlane {
   /** Where it listens, e.g. `https://127.0.0.1:8443`. */
   readonly url: string
+  /** For a connector in the same process; `url` where that is on loopback already. */
+  readonly loopbackUrl: string
   readonly controlPlaneId: string
   /** At the very first start only, and only if the deployment brought none. It can't be shown again. */
   readonly firstAdminToken: string | null
@@ -47,10 +51,9 @@ export interface ControlPlane {
 const readTls = async (tls: ControlPlaneConfig['tls']): Promise<TlsFiles | null> =>
   tls && { cert: await readFile(tls.certFile), key: await readFile(tls.keyFile) }
 
-const urlOf = (app: FastifyInstance, config: ControlPlaneConfig): string => {
+const urlOf = (app: FastifyInstance, host: string, tls: TlsFiles | null): string => {
   const { port } = app.server.address() as AddressInfo
-  const host = config.listen.host.includes(':') ? `[${config.listen.host}]` : config.listen.host
-  return `${config.tls ? 'https' : 'http'}://${host}:${port}`
+  return `${tls ? 'https' : 'http'}://${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 /** Only this user may look into the folder: the database holds everyone's login and the key of the keys. */
@@ -78,11 +81,12 @@ export const startControlPlane = async (
   const stopping = new AbortController()
   const service = createService(deps, store, stopping.signal)
   const app = createHttpServerFor(service, tls)
+  const inside = tls && options.loopback ? createHttpServerFor(service, null) : app
   let timer: Promise<void> = Promise.resolve()
 
   const shutDown = async (): Promise<void> => {
     stopping.abort()
-    await app.close()
+    await Promise.all([app.close(), inside.close()])
     await timer
     await store.close()
   }
@@ -90,13 +94,15 @@ export const startControlPlane = async (
   try {
     const first = await prepareFirstStart(store, deps, config)
     await app.listen({ ...config.listen })
+    if (inside !== app) await inside.listen({ host: '127.0.0.1', port: 0 })
     timer = runTimer(service)
-    const url = urlOf(app, config)
+    const url = urlOf(app, config.listen.host, tls)
     deps.log.info({ event: 'listening', url, controlPlaneId: first.controlPlaneId }, 'control plane listens')
     let stopped: Promise<void> | undefined
     return {
       ...first,
       url,
+      loopbackUrl: inside === app ? url : urlOf(inside, '127.0.0.1', null),
       createConnectorToken: (id, label = 'standalone') =>
         service.change((tx) => replaceConnectorToken(tx, deps, id, label)),
       stop: () => {

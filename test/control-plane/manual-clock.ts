@@ -52,6 +52,10 @@ export class ManualClock implements Clock {
     }
   }
 
+  sleeping(ms: number): boolean {
+    return [...this.#sleepers].some((sleeper) => sleeper.wakeAt === this.#now + ms)
+  }
+
   /** Resolves when somebody sleeps until exactly `ms` from now: the sign that a long poll or a timer has settled down. */
   sleeperFor(ms: number): Promise<void> {
     const wakeAt = this.#now + ms
