@@ -65,7 +65,7 @@ export type Parameters = Readonly<Partial<Record<ParameterName, string>>>
 
 const checkedLine = ([name, value]: [string, string]): string => {
   const allowed = ALLOWED[name as ParameterName]
-  // A line break would start a parameter of its own; `$` in a pattern lets a final one pass, so it is asked for by name.
+  // A line break would start a parameter of its own, so it is asked for by name, whatever the pattern lets pass.
   if (!allowed?.test(value) || /[\r\n\0]/.test(value)) {
     throw new JobError('invalid_grant', `parameter ${name} is outside the allow-list`)
   }
