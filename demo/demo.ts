@@ -2,8 +2,7 @@
  * The main job, shown: a person asks for access to a real server, an admin approves, the person logs in with OpenSSH
  * and a signed certificate, and is out when the time ends.
  *
- * What lives here: the story (`demo.ts`), the process it starts (`standalone-process.ts`), the calls it makes
- * (`api.ts`) and what it prints (`screen.ts`). Every line on the screen is something that was observed; what was
+ * What lives here: the story (`demo.ts`), the person's side of it (`person.ts`) and what it prints (`screen.ts`). Every line on the screen is something that was observed; what was
  * expected and not observed ends the demo with exit code 1. It uses the public API and the shipped command only.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
@@ -12,10 +11,10 @@ import { removeAtExit, sweepDeadRuns } from '../test/hosts/cleanup.ts'
 import { startHost, type TestHost } from '../test/hosts/hosts.ts'
 import { type KeyPair, keygen, sshSession } from '../test/hosts/openssh.ts'
 import { scratchDirectory, sweepScratch } from '../test/hosts/scratch.ts'
-import { type Api, createApi, waitFor } from './api.ts'
+import { type Api, createApi, waitFor } from '../test/standalone/api.ts'
+import { type StandaloneProcess, startStandaloneProcess } from '../test/standalone/standalone-process.ts'
 import { runShell, sshCommandLine } from './person.ts'
 import { expect, heading, line, seen } from './screen.ts'
-import { type StandaloneProcess, startStandaloneProcess } from './standalone-process.ts'
 
 const GRANT_SECONDS = 30
 const PERSON = 'dana@example.com'
@@ -24,6 +23,7 @@ interface Stage {
   readonly hosts: readonly TestHost[]
   readonly standalone: StandaloneProcess
   readonly admin: Api
+  readonly adminToken: string
   readonly person: Api
   readonly personToken: string
 }
@@ -34,12 +34,13 @@ const setStage = async (): Promise<Stage> => {
   const hosts = await Promise.all(['web-1', 'web-2'].map((hostname) => startHost({ hostname, connectorKey })))
   for (const host of hosts) seen(`sshd answers on ${host.address}:${host.port}`)
   const standalone = await startStandaloneProcess(path.join(scratchDirectory(), 'state'))
-  seen(`${standalone.commandLine} listens on ${standalone.url}`)
-  const admin = createApi(standalone.url, standalone.adminToken)
+  seen(`apono-connector standalone listens on ${standalone.url}`)
+  const adminToken = standalone.adminToken ?? ''
+  const admin = createApi(standalone.url, adminToken)
   const user = await admin.post<{ id: string }>('/api/v1/users', { email: PERSON })
   const { token } = await admin.post<{ token: string }>(`/api/v1/users/${user.id}/tokens`)
   writeSecret(standalone.secretDirectory, connectorKey)
-  return { hosts, standalone, admin, person: createApi(standalone.url, token), personToken: token }
+  return { hosts, standalone, admin, adminToken, person: createApi(standalone.url, token), personToken: token }
 }
 
 /** As an admin does by hand: the connector's private key in base64, readable by its owner only. */
@@ -192,12 +193,10 @@ const proveTheEnd = async (stage: Stage, request: AccessRequest, host: TestHost,
 const stay = async (stage: Stage): Promise<never> => {
   heading('Staying, as asked; Ctrl-C ends and removes everything')
   line(`URL            ${stage.standalone.url}`)
-  line(`admin token    ${stage.standalone.adminToken}`)
+  line(`admin token    ${stage.adminToken}`)
   line(`user token     ${stage.personToken} (${PERSON})`)
   for (const [i, host] of stage.hosts.entries()) line(`server web-${i + 1}   ${host.address}:${host.port}`)
-  line(
-    `try            curl -H "Authorization: Bearer ${stage.standalone.adminToken}" ${stage.standalone.url}/api/v1/grants`,
-  )
+  line(`try            curl -H "Authorization: Bearer ${stage.adminToken}" ${stage.standalone.url}/api/v1/grants`)
   return new Promise(() => undefined)
 }
 

@@ -91,6 +91,7 @@ const runStandalone = async (): Promise<void> => {
   if (standalone.firstAdminToken !== null) {
     say(`first admin token, shown only this once: ${standalone.firstAdminToken}`)
   }
+  say('ready')
   stopOnSignals(standalone.stop)
 }
 

@@ -1,5 +1,5 @@
 import { request } from 'undici'
-import { systemClock } from '../src/observability/clock.ts'
+import { systemClock } from '../../src/observability/clock.ts'
 
 export interface Api {
   get<T>(path: string): Promise<T>
