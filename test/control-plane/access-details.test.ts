@@ -19,16 +19,12 @@ const withFakeSsh = async (cli: string, args: readonly string[]) => {
   const folder = await tempFolder()
   const script = `#!/bin/sh
 printf '%s\\n' "$@" >"${folder}/args"
+d=$(dirname "$(printf '%s\\n' "$@" | sed -n 's/^CertificateFile=//p')")
 ls -ld "$d" >"${folder}/mode"
 for f in key key-cert.pub known_hosts; do [ -f "$d/$f" ] && cp -p "$d/$f" "${folder}/$f"; done
 exit 7
 `
-  await writeFile(
-    join(folder, 'ssh'),
-    script
-      .replace('for f', 'd=$(dirname "$(printf "%s\\n" "$@" | sed -n "s/^CertificateFile=//p")")\nfor f')
-      .replace('ls -ld', 'd=$(dirname "$(printf "%s\\n" "$@" | sed -n "s/^CertificateFile=//p")"); ls -ld'),
-  )
+  await writeFile(join(folder, 'ssh'), script)
   await chmod(join(folder, 'ssh'), 0o755)
   const env = { ...process.env, PATH: `${folder}:${process.env['PATH']}`, TMPDIR: folder, HOME: '/home/dana' }
   const code = await run('sh', ['-c', cli, 'ssh', ...args], { env }).then(
