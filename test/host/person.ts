@@ -16,8 +16,8 @@ import { type KeyPair, keygen, sshLogin, sshSession } from '../hosts/openssh.ts'
 
 export const CONTROL_PLANE = 'cp_test'
 
-/** The OpenSSH client as the connector's link to a server. */
-export const openSshLink = async (host: TestHost): Promise<HostLink> => {
+/** The OpenSSH client as the connector's link to a server; with a control path, all runs share one connection. */
+export const openSshLink = async (host: TestHost, controlPath?: string): Promise<HostLink> => {
   const { stdout } = await host.exec('sshd -V 2>&1 || true')
   return {
     user: host.user,
@@ -33,6 +33,7 @@ export const openSshLink = async (host: TestHost): Promise<HostLink> => {
         command,
         input: stdin,
         timeoutMs,
+        ...(controlPath === undefined ? {} : { controlPath }),
       })
       return { stdout: result.stdout, stderr: result.stderr, exitCode: result.code, exitSignal: null }
     },
