@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { Caller, FakeConnector, integrationBody, stage, start } from './harness.ts'
+import { Caller, FakeConnector, inspectResult, integrationBody, stage, start } from './harness.ts'
 
 const CALLS = [
   ['POST', '/connector/v1/register'],
@@ -119,7 +119,7 @@ test('bad bodies are problems with every path named; unknown members are none', 
   await fake.caller.ok('POST', '/connector/v1/register', { ...fake.registration(), futureMember: { a: 1 } })
   const unknown = await fake.caller.call('POST', '/connector/v1/frobnicate', {})
   expect(unknown).toMatchObject({ status: 404, body: { code: 'not_found' } })
-  const large = await fake.caller.call('POST', '/connector/v1/report', `{"a":"${'x'.repeat(1024 * 1024)}"}`)
+  const large = await fake.caller.call('POST', '/connector/v1/claim', `{"a":"${'x'.repeat(1024 * 1024)}"}`)
   expect(large).toMatchObject({ status: 413, body: { code: 'body_too_large' } })
   expect(large.headers.get('content-type')).toContain('application/problem+json')
 })
@@ -154,4 +154,21 @@ test('an instance id that is not one is refused', async () => {
   const fake = await world.connector()
   fake.instanceId = `${randomUUID()}${'x'.repeat(100)}`
   expect(await fake.caller.call('POST', '/connector/v1/register', fake.registration())).toMatchObject({ status: 400 })
+})
+
+test('a batch of large results is taken', async () => {
+  const scene = await stage()
+  await scene.admin.ok('POST', `/api/v2/integrations/${scene.integrationId}/refresh`)
+  const [job] = await scene.fake.claim()
+  if (job?.kind !== 'inspect') throw new Error('inspection expected')
+  const problem = { code: 'x', message: 'm'.repeat(1000), hint: 'h'.repeat(2000), severity: 'warning' as const }
+  expect(await scene.fake.succeed(job, inspectResult(job, { problems: Array(1000).fill(problem) }))).toBe('accepted')
+})
+
+test('without a token nothing of the body is looked at', async () => {
+  const world = await start()
+  for (const path of ['/connector/v1/report', '/api/v1/users']) {
+    expect((await world.anonymous.call('POST', path, '{')).status).toBe(401)
+    expect((await world.anonymous.call('POST', path, '{}')).status).toBe(401)
+  }
 })

@@ -30,6 +30,9 @@ import { ApiError, logDefect, sendProblem } from './errors.ts'
 
 const GRANTS_PAGE = 500
 
+/** A batch of inspections with long lists is larger than anything else, and a refused report would come again for ever. */
+const REPORT_BODY_LIMIT = 16 * 1024 * 1024
+
 const serverTime = ({ deps }: Service): string => new Date(deps.clock.now()).toISOString()
 
 const callingInstance = async (
@@ -56,18 +59,8 @@ const aliveInstance = async (
   return instance
 }
 
-/** The token is looked at before the body: who has none learns nothing about what a body should be like. */
-const authenticated = async <S extends z.ZodType>(
-  service: Service,
-  request: FastifyRequest,
-  schema: S,
-): Promise<z.output<S>> => {
-  await service.store.read((tx) => connectorCaller(tx, request))
-  return parseInput(schema, request.body)
-}
-
 const register = async (service: Service, request: FastifyRequest): Promise<RegisterResponse> => {
-  const body = await authenticated(service, request, RegisterRequest)
+  const body = parseInput(RegisterRequest, request.body)
   if (body.protocol.min > PROTOCOL.max || body.protocol.max < PROTOCOL.min) {
     throw new ApiError(426, 'upgrade_required', `this control plane speaks protocol ${PROTOCOL.min} to ${PROTOCOL.max}`)
   }
@@ -115,7 +108,7 @@ const waitForJobs = async (
 }
 
 const claim = async (service: Service, request: FastifyRequest, reply: FastifyReply): Promise<void> => {
-  const body = await authenticated(service, request, ClaimRequest)
+  const body = parseInput(ClaimRequest, request.body)
   const { over, stop } = patience(service, reply, Math.min(body.waitMs, service.deps.knobs.claimWaitMs))
   try {
     const jobs = await waitForJobs(service, request, body, over)
@@ -132,7 +125,7 @@ const claim = async (service: Service, request: FastifyRequest, reply: FastifyRe
 }
 
 const renew = async (service: Service, request: FastifyRequest): Promise<RenewResponse> => {
-  const body = await authenticated(service, request, RenewRequest)
+  const body = parseInput(RenewRequest, request.body)
   const results = await service.store.write(async (tx) => {
     const instance = await aliveInstance(service, tx, request, body.instanceId)
     const statuses: RenewResponse['results'] = []
@@ -168,7 +161,7 @@ const keyOf = (report: Report) =>
 
 /** From any instance of the connector: the one that did the work may be gone. */
 const report = async (service: Service, request: FastifyRequest): Promise<ReportResponse> => {
-  const body = await authenticated(service, request, ReportEnvelope)
+  const body = parseInput(ReportEnvelope, request.body)
   const reports = body.reports.map((input, index) => readReport(service, input, index))
   const results = await service.change(async (tx) => {
     const { connectorId } = await aliveInstance(service, tx, request, body.instanceId)
@@ -205,7 +198,7 @@ const grants = async (service: Service, request: FastifyRequest): Promise<Grants
 }
 
 const deregister = async (service: Service, request: FastifyRequest, reply: FastifyReply): Promise<void> => {
-  const body = await authenticated(service, request, DeregisterRequest)
+  const body = parseInput(DeregisterRequest, request.body)
   await service.change(async (tx) => {
     const instance = await callingInstance(service, tx, request, body.instanceId)
     await deregisterInstance(tx, service.deps, instance, body.release)
@@ -220,10 +213,14 @@ export const connectorApi = (service: Service) => async (app: FastifyInstance) =
     sendProblem(reply, error)
   })
   app.setNotFoundHandler((_request, reply) => sendProblem(reply, new ApiError(404, 'not_found', 'no such call')))
+  // Before the body is read: who has no token learns nothing about what a body should be like, and fills no memory.
+  app.addHook('onRequest', async (request) => {
+    await service.store.read((tx) => connectorCaller(tx, request))
+  })
   app.post('/register', (request) => register(service, request))
   app.post('/claim', (request, reply) => claim(service, request, reply).then(() => reply))
   app.post('/renew', (request) => renew(service, request))
-  app.post('/report', (request) => report(service, request))
+  app.post('/report', { bodyLimit: REPORT_BODY_LIMIT }, (request) => report(service, request))
   app.get('/grants', (request) => grants(service, request))
   app.post('/deregister', (request, reply) => deregister(service, request, reply).then(() => reply))
 }

@@ -3,6 +3,7 @@ import { createServer as createHttpsServer } from 'node:https'
 import fastify, { type FastifyInstance } from 'fastify'
 import type { Service } from '../service.ts'
 import { adminApi } from './admin-api.ts'
+import { userCaller } from './auth.ts'
 import { connectorApi } from './connector-api.ts'
 import { ApiError, logDefect, sendPublicError } from './errors.ts'
 import { ownApi } from './own-api.ts'
@@ -27,12 +28,16 @@ const tolerateEmptyJson = (app: FastifyInstance): void => {
   })
 }
 
-const publicApi = (app: FastifyInstance, service: Service): void => {
+const publicApi = (service: Service) => async (app: FastifyInstance) => {
   app.setErrorHandler((error, request, reply) => {
     logDefect(service.deps.log, request, error)
     sendPublicError(reply, error)
   })
   app.setNotFoundHandler((_request, reply) => sendPublicError(reply, new ApiError(404, 'not_found', 'no such call')))
+  // Before the body is read; each call then looks again, in its own transaction, at who may do what.
+  app.addHook('onRequest', async (request) => {
+    await service.store.read((tx) => userCaller(tx, request))
+  })
   adminApi(app, service)
   userApi(app, service)
   ownApi(app, service)
@@ -55,6 +60,6 @@ export const createHttpServerFor = (service: Service, tls: TlsFiles | null): Fas
   tolerateEmptyJson(app)
   app.get('/healthz', async () => ({ status: 'ok' }))
   app.register(connectorApi(service), { prefix: '/connector/v1' })
-  publicApi(app, service)
+  app.register(publicApi(service))
   return app
 }
