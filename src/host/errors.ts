@@ -38,7 +38,8 @@ export const errorTable = {
   invalid_grant: {
     retryable: false,
     seen: 'a name, key or time in the grant is outside the allow-list; no connection was opened',
-    hint: () => 'Logins and groups match ^[A-Za-z_][A-Za-z0-9._-]{0,31}$; see docs/connector-protocol.md, Grant.',
+    hint: () =>
+      'Logins and groups match ^[A-Za-z_][A-Za-z0-9._-]{0,31}$; see docs/connector-protocol.md, section Grant.',
   },
   invalid_job: {
     retryable: false,

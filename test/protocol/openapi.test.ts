@@ -5,7 +5,7 @@ import { connectorProtocolDocument, connectorProtocolText, DOCUMENT_PATH } from 
 import { ensureJob } from './examples.ts'
 
 describe('the OpenAPI document', () => {
-  it('is what the schemas say: run `npm run openapi` after changing them', () => {
+  it('is what the schemas say: run `npm run docs` after changing them', () => {
     expect(readFileSync(DOCUMENT_PATH, 'utf8')).toBe(connectorProtocolText())
   })
 

@@ -1,0 +1,26 @@
+import { type ErrorFacts, errorTable } from './errors.ts'
+
+const PLACEHOLDERS: ErrorFacts = { host: 'HOST', fingerprint: 'SHA256:…', login: 'LOGIN' }
+
+const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', '<br>')
+
+/** docs/errors.md, made from the table, so that the page people search is what the code says. */
+export const errorsPage = (): string => {
+  const rows = Object.entries(errorTable).map(
+    ([code, entry]) =>
+      `| \`${code}\` | ${cell(entry.seen)} | ${entry.retryable ? 'yes' : 'no'} | ${cell(entry.hint(PLACEHOLDERS))} |`,
+  )
+  return [
+    '# Errors',
+    '',
+    'Made from `src/host/errors.ts` by `npm run docs`. Codes are stable. "Again" says whether trying again by itself can help;',
+    'the end of a grant is tried for ever all the same.',
+    '',
+    '| code | what was seen | again | what to do |',
+    '|---|---|---|---|',
+    ...rows,
+    '',
+  ].join('\n')
+}
+
+export const ERRORS_PAGE = new URL('../../docs/errors.md', import.meta.url)
