@@ -52,9 +52,13 @@ const startAll = (claimed: Claimed, registered: Registered, sentAt: number, deps
   return started
 }
 
-const claimOnce = async (registered: Registered, deps: ClaimDeps, signal: AbortSignal): Promise<void> => {
+const claimOnce = async (
+  registered: Registered,
+  waitMs: number,
+  deps: ClaimDeps,
+  signal: AbortSignal,
+): Promise<void> => {
   const sentAt = deps.clock.monotonic()
-  const waitMs = registered.knobs.claimWaitMs
   const freeSlots = deps.slots.free()
   const body = { instanceId: deps.instanceId, freeSlots, waitMs, inFlight: deps.leases.refs() }
   const claimed = await deps.api.claim(body, signal)
@@ -71,21 +75,24 @@ const claimOnce = async (registered: Registered, deps: ClaimDeps, signal: AbortS
 export const claimLoop = async (deps: ClaimDeps, signal: AbortSignal): Promise<void> => {
   const caller = createCaller('claim', deps)
   let outdated = false
+  let failing = false
   while (!signal.aborted) {
     deps.health.beat()
     if (deps.slots.free() === 0) {
       await deps.slots.whenFree(SLOT_WAIT_MS, signal)
       continue
     }
-    await caller.attempt(async (registered) => {
+    const done = await caller.attempt(async (registered) => {
       const welcome = outdated ? await deps.registration.renew(signal) : registered
       outdated = false
       try {
-        await claimOnce(welcome, deps, signal)
+        // After a failure it does not wait for jobs: the answer tells at once that the control plane is back.
+        await claimOnce(welcome, failing ? 0 : welcome.knobs.claimWaitMs, deps, signal)
       } catch (error) {
         outdated = error instanceof ApiError && error.kind === 'upgrade_required'
         throw error
       }
     }, signal)
+    failing = done === null
   }
 }

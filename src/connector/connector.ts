@@ -81,18 +81,19 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   // What the loops share.
   const api = createApiClient({ url: config.url, token: createTokenSource(config.token) })
   const outage = createOutage(clock, log)
+  const renewNews = createWakeup(clock)
   const registration = createRegistration({
     api,
     clock,
     log,
     outage,
     request: registerRequest(config, deps, instanceId),
+    onRegistered: renewNews.wake,
   })
   const knobs = () => registration.current()?.knobs ?? DEFAULT_KNOBS
   const calls = { api, clock, outage, registration, instanceId, random: fraction(deps.random) }
   const leases = createLeases(clock)
   const slots = createSlots(config.slots, clock)
-  const leaseNews = createWakeup(clock)
   const outbox = createOutbox({ ...calls, onConfirmed: leases.remove })
   const health = createHealth(clock, () => Math.max(120_000, 2 * (knobs().claimWaitMs + 10_000)))
 
@@ -139,12 +140,12 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
         health,
         start: (raw, head, lease) => {
           start(raw, head, lease)
-          leaseNews.wake()
+          renewNews.wake()
         },
       },
       claiming.signal,
     ),
-    renewLoop({ ...calls, leases, wakeup: leaseNews }, living.signal),
+    renewLoop({ ...calls, leases, wakeup: renewNews }, living.signal),
     outbox.loop(living.signal),
   ]
 

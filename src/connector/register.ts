@@ -29,6 +29,7 @@ export interface RegistrationDeps {
   readonly log: Logger
   readonly outage: Outage
   readonly request: RegisterRequest
+  readonly onRegistered: () => void
 }
 
 /** Half of the round trip is taken as the time that the answer travelled. */
@@ -54,6 +55,7 @@ export const createRegistration = (deps: RegistrationDeps): Registration => {
     try {
       known = await register(deps, signal)
       valid = true
+      deps.onRegistered()
       return known
     } finally {
       running = null

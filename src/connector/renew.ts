@@ -9,12 +9,18 @@ export interface RenewDeps extends CallDeps {
   readonly api: ApiClient
   readonly leases: Leases
   readonly instanceId: string
-  /** Woken when a job arrives: its lease may be half over already, because a claim waits long. */
+  /**
+   * Woken by a registration, which may want another rhythm, and when a job arrives, whose lease may be half over
+   * already, because a claim waits long.
+   */
   readonly wakeup: Wakeup
 }
 
 /** Between two calls, whatever the leases say: a lease that an answer leaves out must not make this a hot loop. */
 const SHORTEST_GAP_MS = 1000
+
+/** Until the first registration, which wakes the loop. */
+const IDLE_MS = 60_000
 
 const REASONS = { cancel: 'the control plane called the job off', lost: 'the lease was lost' } as const
 
@@ -32,25 +38,27 @@ const renew = async (deps: RenewDeps, signal: AbortSignal): Promise<void> => {
   apply(results, deps.leases, sentAt)
 }
 
+const wanted = (deps: RenewDeps): number => (deps.registration.current()?.knobs ?? DEFAULT_KNOBS).renewEveryMs
+
 /**
  * Keeps all leases with one call every `renewEveryMs`, and sooner where a lease would reach a third of its life. It
  * also runs with nothing in flight: to the control plane it is the sign that this instance lives.
  */
 export const renewLoop = async (deps: RenewDeps, signal: AbortSignal): Promise<void> => {
+  const { clock, leases, registration, wakeup } = deps
   const caller = createCaller('renew', deps)
-  let next = deps.clock.monotonic() + DEFAULT_KNOBS.renewEveryMs
+  let succeededAt = clock.monotonic()
   let notBefore = 0
   while (!signal.aborted) {
-    const due = Math.max(notBefore, Math.min(next, deps.leases.renewalDue()))
-    const ms = due - deps.clock.monotonic()
-    if (ms > 0 || deps.registration.current() === null) {
-      await deps.wakeup.wait(Math.max(ms, SHORTEST_GAP_MS / 10), signal)
+    const due = Math.max(notBefore, Math.min(succeededAt + wanted(deps), leases.renewalDue()))
+    const ms = due - clock.monotonic()
+    if (ms > 0 || registration.current() === null) {
+      await wakeup.wait(ms > 0 ? ms : IDLE_MS, signal)
       continue
     }
-    const startedAt = deps.clock.monotonic()
+    const startedAt = clock.monotonic()
     const done = await caller.attempt(() => renew(deps, signal), signal)
-    const knobs = deps.registration.current()?.knobs ?? DEFAULT_KNOBS
-    if (done !== null) next = startedAt + knobs.renewEveryMs
-    notBefore = startedAt + Math.min(SHORTEST_GAP_MS, knobs.renewEveryMs)
+    if (done !== null) succeededAt = startedAt
+    notBefore = startedAt + Math.min(SHORTEST_GAP_MS, wanted(deps))
   }
 }

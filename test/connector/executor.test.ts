@@ -1,0 +1,187 @@
+import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { readCertificate } from '../../src/certificates/reread.ts'
+import { executeJob } from '../../src/connector/executor.ts'
+import { defaultGuard } from '../../src/connector/guard.ts'
+import { createLeases } from '../../src/connector/leases.ts'
+import { type ErrorCode, JobError } from '../../src/host/errors.ts'
+import type { EnsureRequest, HostProgram, PresentReply } from '../../src/host/host-program.ts'
+import { systemClock } from '../../src/observability/clock.ts'
+import { JobHead } from '../../src/protocol/job.ts'
+import { fileStore } from '../../src/secrets/file.ts'
+import { secretStores } from '../../src/secrets/stores.ts'
+import type { Sessions } from '../../src/ssh/sessions.ts'
+import { keygen } from '../hosts/openssh.ts'
+import { type JobOptions, job } from './jobs.ts'
+import { configOf, noHostProgram, secretDirectory } from './setup.ts'
+
+// The order of things in one job. The server's side is scripted here, because what is asked is what the executor does
+// with an answer that a real server gives once in a thousand times; connector-on-host.test.ts has the real one.
+
+const HOST_KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJxjPlNZ+WpRpxTjtk6Crq5HyEmnw0Ln3MjzjpuqaaM1'
+const REPLY: PresentReply = {
+  hostId: 'h_1',
+  uid: 20000,
+  createdLogin: true,
+  groupsAdded: ['dbadmins'],
+  trust: 'root_file',
+  onHostExpiry: 'logins',
+  changed: true,
+}
+let directory: string
+beforeAll(async () => {
+  directory = secretDirectory((await keygen()).privateKey)
+})
+
+type Step = PresentReply | ErrorCode | (() => void)
+
+const run = async (
+  options: JobOptions,
+  steps: Step[],
+  prepare: (callOff: () => void, expire: () => void) => void = () => undefined,
+) => {
+  const requests: EnsureRequest[] = []
+  let connections = 0
+  const sessions: Sessions = {
+    use: async (server, _key, _rules, { onHostKey }, work) => {
+      connections++
+      onHostKey?.(HOST_KEY)
+      const link = {
+        user: server.user,
+        host: server.host,
+        port: server.port,
+        serverSoftware: 'OpenSSH_9.2',
+        hostKey: HOST_KEY,
+      }
+      const session = { ...link, exec: () => Promise.reject(new Error('scripted')), close: async () => undefined }
+      return await work(session)
+    },
+  }
+  const hostProgram: HostProgram = {
+    ...noHostProgram,
+    ensurePresent: async (_link, _context, request) => {
+      requests.push(request)
+      const step = steps.shift() ?? 'internal_error'
+      if (typeof step === 'string') throw new JobError(step, step)
+      if (typeof step === 'function') {
+        step()
+        throw new JobError('connection_lost', 'lost')
+      }
+      return step
+    },
+  }
+  const config = configOf({ APONO_URL: 'https://x.example', APONO_SECRET_DIR: directory })
+  const raw = job({ secretPath: path.join(directory, 'ssh.json'), host: 'server', ...options })
+  const head = JobHead.parse(raw)
+  let elapsed = 0
+  const leases = createLeases({ ...systemClock, monotonic: () => elapsed })
+  const lease = leases.add(head, 60_000, 0)
+  if (lease === null) throw new Error('no lease')
+  prepare(
+    () => leases.callOff(head, 'called off'),
+    () => {
+      elapsed = 41_000
+    },
+  )
+  const outcome = await executeJob(raw, head, lease, {
+    clock: systemClock,
+    random: randomBytes,
+    guard: defaultGuard({
+      clock: systemClock,
+      resolve: async () => [{ address: '10.0.0.1', family: 4 }],
+      resolveTimeoutMs: 1000,
+      secretDirectory: directory,
+      allowLoopback: false,
+    }),
+    secrets: secretStores([fileStore({ directory })]),
+    sessions,
+    hostProgram,
+    deadlines: config.deadlines,
+    now: () => Date.now(),
+    controlPlaneId: () => 'cp_test',
+  })
+  return { outcome, requests, connections }
+}
+
+describe('the executor', () => {
+  test('makes a result of what the server did, the certificate and the key that the server proved', async () => {
+    const { outcome, requests } = await run({ hostKeys: [] }, [REPLY])
+    if (outcome.outcome !== 'succeeded' || !('certificate' in outcome.result)) throw new Error(JSON.stringify(outcome))
+    const { certificate, validAfter, validBefore, hostKeys } = outcome.result
+    const facts = readCertificate(certificate ?? '')
+    expect(requests[0]?.authority).toBe(facts.authority)
+    expect([Date.parse(validAfter ?? ''), Date.parse(validBefore)]).toEqual([facts.after * 1000, facts.before * 1000])
+    expect(hostKeys).toEqual([HOST_KEY])
+  })
+
+  test('issue: false mints nothing', async () => {
+    const { outcome, requests } = await run({ grant: { issue: false } }, [REPLY])
+    expect(requests[0]?.authority).toBeNull()
+    expect(outcome).toMatchObject({ outcome: 'succeeded', result: { certificate: null, validAfter: null } })
+  })
+
+  test.each(['connection_lost', 'interrupted'] as const)(
+    '%s: runs once more, on a new connection, with the same certificate',
+    async (code) => {
+      const { outcome, requests, connections } = await run({}, [code, REPLY])
+      expect(outcome.outcome).toBe('succeeded')
+      expect(connections).toBe(2)
+      expect(requests[1]).toEqual(requests[0])
+    },
+  )
+
+  test('a second loss is the outcome', async () => {
+    const { outcome, connections } = await run({}, ['connection_lost', 'connection_lost', REPLY])
+    expect(outcome).toMatchObject({ outcome: 'failed', error: { code: 'connection_lost', retryable: true } })
+    expect(connections).toBe(2)
+  })
+
+  test.each(['group_missing', 'ssh_auth_failed', 'host_busy'] as const)('%s is not tried again', async (code) => {
+    const { outcome, connections } = await run({}, [code, REPLY])
+    expect(outcome).toMatchObject({ outcome: 'failed', error: { code } })
+    expect(connections).toBe(1)
+  })
+
+  test('two thirds of the lease gone: nothing is connected, and nothing run again', async () => {
+    const late = await run({}, [REPLY], (_callOff, expire) => expire())
+    expect(late).toMatchObject({ connections: 0, outcome: { error: { code: 'cancelled' } } })
+    let expire = (): void => undefined
+    const again = await run({}, [() => expire(), REPLY], (_callOff, later) => {
+      expire = later
+    })
+    expect(again).toMatchObject({ connections: 1, outcome: { error: { code: 'cancelled' } } })
+  })
+
+  test('called off during the run is what the outcome says, whatever it ran into', async () => {
+    let callOff = (): void => undefined
+    const { outcome, connections } = await run({}, [() => callOff(), REPLY], (off) => {
+      callOff = off
+    })
+    expect(outcome).toMatchObject({ error: { code: 'cancelled', message: 'called off' } })
+    expect(connections).toBe(1)
+  })
+
+  test('a refused host key is named; in other failures it is not', async () => {
+    const changed = await run({}, ['host_key_changed'])
+    expect(changed.outcome).toMatchObject({ error: { code: 'host_key_changed', hostKeys: [HOST_KEY] } })
+    const other = await run({}, ['group_missing'])
+    expect(other.outcome.outcome === 'failed' && other.outcome.error.hostKeys).toBeUndefined()
+  })
+
+  test('a result that does not fit the protocol is a failure, not a poisoned report', async () => {
+    const { outcome } = await run({}, [{ ...REPLY, hostId: '../../x' }])
+    expect(outcome).toMatchObject({ outcome: 'failed', error: { code: 'internal_error' } })
+  })
+
+  test('nothing of the private key is in any failure', async () => {
+    const { outcome } = await run({}, [
+      () => {
+        throw new Error(readFileSync(path.join(directory, 'ssh.json'), 'utf8'))
+      },
+    ])
+    expect(outcome.outcome === 'failed' && JSON.stringify(outcome.error)).not.toMatch(/[A-Za-z0-9+/]{40}/)
+    expect(outcome).toMatchObject({ error: { code: 'internal_error' } })
+  })
+})

@@ -1,0 +1,52 @@
+import { afterEach, describe, expect, test } from 'vitest'
+import { createHealth, type HealthServer, serveHealth } from '../../src/observability/health.ts'
+import { fakeClock } from './fake-clock.ts'
+import { startFakeControlPlane } from './fake-control-plane.ts'
+import { startTestConnector } from './setup.ts'
+
+let server: HealthServer | null = null
+afterEach(async () => {
+  await server?.close()
+  server = null
+})
+const get = async (port: number, path = '/healthz', method = 'GET'): Promise<number> =>
+  (await fetch(`http://127.0.0.1:${port}${path}`, { method })).status
+
+describe('health', () => {
+  test('is 200 while the loop turns, and 503 once it has not for too long', async () => {
+    const clock = fakeClock()
+    const health = createHealth(clock, () => 120_000)
+    server = await serveHealth(health, '127.0.0.1', 0)
+    expect(await get(server.port)).toBe(200)
+    await clock.advance(120_001)
+    expect(await get(server.port)).toBe(503)
+    health.beat()
+    expect(await get(server.port)).toBe(200)
+    expect(await get(server.port, '/other')).toBe(404)
+    expect(await get(server.port, '/healthz', 'POST')).toBe(404)
+  })
+
+  test('a control plane that is away does not make a connector unhealthy', async () => {
+    const controlPlane = await startFakeControlPlane()
+    await controlPlane.close()
+    const { connector } = await startTestConnector(controlPlane, { env: { APONO_HEALTH_LISTEN: '127.0.0.1:0' } })
+    expect(await get(connector.healthPort ?? 0)).toBe(200)
+    await connector.stop()
+    await expect(get(connector.healthPort ?? 0)).rejects.toThrow()
+  })
+
+  test('an address that is taken is an error at the start', async () => {
+    server = await serveHealth(
+      createHealth(fakeClock(), () => 1),
+      '127.0.0.1',
+      0,
+    )
+    await expect(
+      serveHealth(
+        createHealth(fakeClock(), () => 1),
+        '127.0.0.1',
+        server.port,
+      ),
+    ).rejects.toThrow('EADDRINUSE')
+  })
+})
