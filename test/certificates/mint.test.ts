@@ -178,6 +178,12 @@ describe('the re-reader', () => {
     )
   })
 
+  test('refuses bytes after the end', () => {
+    const [type = '', base64 = ''] = minted.certificate.split(' ')
+    const longer = Buffer.concat([Buffer.from(base64, 'base64'), Buffer.alloc(4)]).toString('base64')
+    expect(() => readCertificate(`${type} ${longer}`)).toThrow('after the end')
+  })
+
   test('refuses a certificate of which any byte was changed', () => {
     const [type = '', base64 = '', comment = ''] = minted.certificate.split(' ')
     const blob = Buffer.from(base64, 'base64')

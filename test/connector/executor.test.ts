@@ -35,7 +35,7 @@ beforeAll(async () => {
   directory = secretDirectory((await keygen()).privateKey)
 })
 
-type Step = PresentReply | ErrorCode | (() => void)
+type Step = PresentReply | ErrorCode | (() => ErrorCode)
 
 const run = async (
   options: JobOptions,
@@ -66,8 +66,8 @@ const run = async (
       const step = steps.shift() ?? 'internal_error'
       if (typeof step === 'string') throw new JobError(step, step)
       if (typeof step === 'function') {
-        step()
-        throw new JobError('connection_lost', 'lost')
+        const code = step()
+        throw new JobError(code, code)
       }
       return step
     },
@@ -148,7 +148,11 @@ describe('the executor', () => {
     const late = await run({}, [REPLY], (_callOff, expire) => expire())
     expect(late).toMatchObject({ connections: 0, outcome: { error: { code: 'cancelled' } } })
     let expire = (): void => undefined
-    const again = await run({}, [() => expire(), REPLY], (_callOff, later) => {
+    const end = (): ErrorCode => {
+      expire()
+      return 'connection_lost'
+    }
+    const again = await run({}, [end, REPLY], (_callOff, later) => {
       expire = later
     })
     expect(again).toMatchObject({ connections: 1, outcome: { error: { code: 'cancelled' } } })
@@ -156,7 +160,11 @@ describe('the executor', () => {
 
   test('called off during the run is what the outcome says, whatever it ran into', async () => {
     let callOff = (): void => undefined
-    const { outcome, connections } = await run({}, [() => callOff(), REPLY], (off) => {
+    const end = (): ErrorCode => {
+      callOff()
+      return 'group_missing'
+    }
+    const { outcome, connections } = await run({}, [end, REPLY], (off) => {
       callOff = off
     })
     expect(outcome).toMatchObject({ error: { code: 'cancelled', message: 'called off' } })

@@ -149,6 +149,18 @@ describe('leases', () => {
     )
   })
 
+  test('more jobs than it asked for are left to be handed out again', async () => {
+    await start({ deps: stuck, env: { ...env, APONO_SLOTS: '1' } })
+    const jobs = [stuckJob('job_a', 1), stuckJob('job_b', 2)]
+    controlPlane.override('claim', () => {
+      const answer = { status: 200, body: { serverTime: new Date().toISOString(), jobs: jobs.splice(0) } }
+      return answer.body.jobs.length === 0 ? undefined : answer
+    })
+    const renewed = () => controlPlane.calls('renew', RenewRequest).flatMap(({ inFlight }) => inFlight)
+    await controlPlane.until(() => renewed().length >= 2, 'renewals of the first')
+    expect(new Set(renewed().map(({ jobId }) => jobId))).toEqual(new Set(['job_a']))
+  })
+
   test('a lost lease ends the job', async () => {
     await start({ deps: stuck, env })
     controlPlane.override('renew', (body) => ({
@@ -237,6 +249,15 @@ describe('a control plane in trouble', () => {
     expect(new Set(controlPlane.reports().map((report) => JSON.stringify(report))).size).toBe(1)
     const claimed = controlPlane.calls('claim', ClaimRequest).at(-1)
     expect(claimed?.inFlight.length).toBeLessThanOrEqual(1)
+  })
+
+  test('answers that confirm nothing do not make it report in a hot loop', async () => {
+    await start()
+    controlPlane.override('report', () => ({ status: 200, body: { results: [] } }))
+    controlPlane.enqueue(soonJob('job_a'))
+    await controlPlane.until(() => count('renew') >= 3, 'time to pass')
+    expect(count('report')).toBeLessThan(20)
+    controlPlane.clearOverrides()
   })
 
   test('a report that the control plane refuses does not hold up the others', async () => {
