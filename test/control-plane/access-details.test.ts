@@ -3,6 +3,7 @@ import { chmod, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
+import { openSqliteStore } from '../../src/control-plane/store/sqlite.ts'
 import { CERTIFICATE, dig, HOST_KEY, presentResult, type Scene, stage, tempFolder } from './harness.ts'
 
 const run = promisify(execFile)
@@ -133,6 +134,19 @@ test('an ended session has no details', async () => {
   await scene.fake.claim()
   expect((await scene.dana.call('GET', `${path}/access-details`)).status).toBe(403)
   expect((await scene.dana.ok('GET', '/api/user/v1/access-sessions'))['items']).toEqual([])
+})
+
+test('a private key that nobody looked at is gone with its grant', async () => {
+  const scene = await stage()
+  const path = await session(scene, '')
+  scene.clock.advance(3_600_000)
+  await scene.fake.register()
+  await scene.fake.claim()
+  await scene.controlPlane.stop()
+  const store = openSqliteStore(join(scene.stateDir, 'control-plane.db'))
+  const grant = await store.read((tx) => tx.grants.get(path.split('/').at(-1) ?? ''))
+  await store.close()
+  expect(grant).toMatchObject({ state: 'absent', keyOrigin: 'control_plane', sealedPrivateKey: null })
 })
 
 test('a certificate that is not one never gets into a command', async () => {

@@ -39,6 +39,7 @@ test('a token is for one connector: given with it, or bound by its first registe
   const { token } = await world.admin.ok('POST', '/api/v1/connector-tokens', {})
   const free = new FakeConnector(new Caller(world.controlPlane.url, String(token)), 'c3')
   await free.register()
+  free.instanceId = randomUUID()
   expect(
     await free.caller.call('POST', '/connector/v1/register', { ...free.registration(), connectorId: 'c4' }),
   ).toMatchObject({

@@ -148,8 +148,22 @@ test('deregistering releases what it names at once', async () => {
   const scene = await stage()
   const peer = await secondInstance(scene)
   await scene.grant()
-  const job = await scene.fake.claimEnsure()
+  await scene.grant({ server: 'web-2' })
+  const [job, kept] = await scene.fake.claim()
+  if (!job || !kept) throw new Error('two jobs expected')
   expect(await scene.fake.deregister([job])).toBe(204)
+  expect((await peer.claimEnsure()).jobId).toBe(job.jobId)
+  scene.clock.advance(60 * SECOND)
+  await peer.register()
+  expect((await peer.claim()).map(({ jobId }) => jobId)).toContain(kept.jobId)
+})
+
+test('a gone instance loses its jobs even if their leases are longer', async () => {
+  const scene = await stage({ knobs: { leaseTtlMs: 300_000, renewEveryMs: 10_000 } })
+  await scene.grant()
+  const job = await scene.fake.claimEnsure()
+  scene.clock.advance(31 * SECOND)
+  const peer = await secondInstance(scene)
   expect((await peer.claimEnsure()).jobId).toBe(job.jobId)
 })
 

@@ -4,7 +4,7 @@ import type { Tx } from '../store/store.ts'
 import { audit } from './audit.ts'
 import type { Deps } from './deps.ts'
 import { conflict, notFound } from './domain-error.ts'
-import { freeLease, releaseLease } from './jobs.ts'
+import { releaseLease } from './jobs.ts'
 import type { ConnectorRecord, InstanceRecord, TokenRecord } from './model.ts'
 import { instanceTtlMs } from './settle.ts'
 
@@ -64,6 +64,7 @@ export const touchInstance = async (tx: Tx, deps: Deps, instance: InstanceRecord
   if (connector) await tx.connectors.put({ ...connector, lastSeenAt })
 }
 
+/** What it holds and does not release may still run somewhere: those leases end by themselves. */
 export const deregisterInstance = async (
   tx: Tx,
   deps: Deps,
@@ -71,7 +72,6 @@ export const deregisterInstance = async (
   release: readonly JobRef[],
 ): Promise<void> => {
   for (const ref of release) await releaseLease(tx, instance, ref)
-  for (const job of await tx.jobs.leasedBy(instance.id)) await freeLease(tx, job)
   await tx.instances.remove(instance.id)
   deps.log.info({ event: 'deregistered', connector: instance.connectorId, instance: instance.id }, 'deregistered')
 }

@@ -74,14 +74,19 @@ const register = async (service: Service, request: FastifyRequest): Promise<Regi
   return { serverTime: serverTime(service), protocol, controlPlaneId: controlPlaneId ?? '', knobs: service.deps.knobs }
 }
 
-/** Aborted when the client hangs up, when the process ends, or when `ms` are over. */
-const patience = (service: Service, reply: FastifyReply, ms: number): { over: AbortSignal; stop: () => void } => {
+interface Patience {
+  /** Aborted when the client hangs up, when the process ends, or when the time is over. */
+  readonly over: AbortSignal
+  start(ms: number): void
+  stop(): void
+}
+
+const patience = (service: Service, reply: FastifyReply): Patience => {
   const done = new AbortController()
-  const hangUp = () => done.abort()
-  reply.raw.once('close', hangUp)
+  const stop = () => done.abort()
+  reply.raw.once('close', stop)
   const over = AbortSignal.any([done.signal, service.stopping])
-  service.deps.clock.sleep(ms, over).then(hangUp, () => undefined)
-  return { over, stop: hangUp }
+  return { over, stop, start: (ms) => void service.deps.clock.sleep(ms, over).then(stop, () => undefined) }
 }
 
 const claimOnce = (service: Service, request: FastifyRequest, body: ClaimRequest, first: boolean) =>
@@ -96,12 +101,13 @@ const waitForJobs = async (
   service: Service,
   request: FastifyRequest,
   body: ClaimRequest,
-  over: AbortSignal,
+  { over, start }: Patience,
 ): Promise<readonly Job[]> => {
   for (let first = true; ; first = false) {
     const seen = service.work.version
     const jobs = await claimOnce(service, request, body, first)
-    if (jobs.length > 0 || over.aborted) return jobs
+    if (jobs.length > 0) return jobs
+    if (first) start(Math.min(body.waitMs, service.deps.knobs.claimWaitMs))
     await service.work.changedSince(seen, over)
     if (over.aborted) return []
   }
@@ -109,9 +115,9 @@ const waitForJobs = async (
 
 const claim = async (service: Service, request: FastifyRequest, reply: FastifyReply): Promise<void> => {
   const body = parseInput(ClaimRequest, request.body)
-  const { over, stop } = patience(service, reply, Math.min(body.waitMs, service.deps.knobs.claimWaitMs))
+  const waiting = patience(service, reply)
   try {
-    const jobs = await waitForJobs(service, request, body, over)
+    const jobs = await waitForJobs(service, request, body, waiting)
     if (jobs.length === 0) {
       reply.code(204).send()
       return
@@ -120,7 +126,7 @@ const claim = async (service: Service, request: FastifyRequest, reply: FastifyRe
     const answer: ClaimResponse = { serverTime: serverTime(service), jobs: [...jobs] }
     reply.send(answer)
   } finally {
-    stop()
+    waiting.stop()
   }
 }
 
