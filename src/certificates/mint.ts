@@ -1,8 +1,18 @@
+/**
+ * Signing people's public keys for one grant, and reading back what was signed.
+ *
+ * What lives here: the writer of certificates and its independent re-reader. What may enter: a public key, a grant's id
+ * and its times. What never leaves: the private half of the authority that signed, which lives for one function call.
+ * Nothing here knows about jobs, hosts or files.
+ *
+ * The blob is written with node:crypto because sshpk's own writer (1.18.0) starts half of its certificates in the
+ * future and signs RSA with SHA-1; sshpk is used to read back, so that writer and reader share no code.
+ */
 import { generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
 import { JobError } from '../host/errors.ts'
-import { type PublicKey, PublicKeyError, parsePublicKey } from './public-key.ts'
+import { type PublicKey, PublicKeyError, parsePublicKey } from '../protocol/public-key.ts'
+import { sshString, uint32, uint64 } from '../protocol/ssh-wire.ts'
 import { checkMinted } from './reread.ts'
-import { sshString, uint32, uint64 } from './ssh-wire.ts'
 
 /** Covers clocks that differ a little, and sshd's whole seconds. */
 const BACKDATE_MS = 60_000

@@ -1,7 +1,7 @@
 import { createPublicKey, verify } from 'node:crypto'
 import sshpk from 'sshpk'
 import { JobError } from '../host/errors.ts'
-import { sshString, type WireReader, wireReader } from './ssh-wire.ts'
+import { sshString, type WireReader, wireReader } from '../protocol/ssh-wire.ts'
 
 /** Everything that a certificate says, as the re-reader understood it. */
 export interface CertificateFacts {

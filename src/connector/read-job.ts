@@ -1,9 +1,9 @@
 import type { z } from 'zod'
-import { PublicKeyError, parsePublicKey } from '../certificates/public-key.ts'
 import { JobError } from '../host/errors.ts'
 import type { Grant } from '../protocol/grant.ts'
 import { type EnsureJob, type InspectJob, Job, type JobHead } from '../protocol/job.ts'
 import { CREATABLE_LOGIN } from '../protocol/primitives.ts'
+import { PublicKeyError, parsePublicKey } from '../protocol/public-key.ts'
 
 /** The kinds that this version does. `cleanup` comes with the account's end of life. */
 export type DoableJob = EnsureJob | InspectJob

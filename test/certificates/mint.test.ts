@@ -6,8 +6,8 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type MintRequest, mintCertificate } from '../../src/certificates/mint.ts'
 import { checkMinted, readCertificate } from '../../src/certificates/reread.ts'
-import { sshString } from '../../src/certificates/ssh-wire.ts'
 import type { JobError } from '../../src/host/errors.ts'
+import { sshString } from '../../src/protocol/ssh-wire.ts'
 
 const directory = mkdtempSync(path.join(tmpdir(), 'apono-mint-'))
 const made = (type: string, bits: string): string => {

@@ -1,6 +1,6 @@
 import { createPrivateKey, createPublicKey } from 'node:crypto'
+import { sshString, uint32 } from '../../protocol/ssh-wire.ts'
 import type { Random } from './deps.ts'
-import { sshString } from './ssh-wire.ts'
 
 /** Everything of a PKCS#8 ed25519 key that comes before its 32-byte seed. */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex')
@@ -21,12 +21,6 @@ const publicHalf = (seed: Buffer): Buffer => {
 
 const padding = (length: number): Buffer =>
   Buffer.from(Array.from({ length: (BLOCK - (length % BLOCK)) % BLOCK }, (_, index) => index + 1))
-
-const uint32 = (value: number): Buffer => {
-  const bytes = Buffer.alloc(4)
-  bytes.writeUInt32BE(value)
-  return bytes
-}
 
 /** openssh-key-v1: cipher and KDF `none`, one key. */
 const opensshBody = (blob: Buffer, publicBytes: Buffer, seed: Buffer, check: Buffer): Buffer => {

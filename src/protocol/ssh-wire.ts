@@ -1,13 +1,4 @@
-/**
- * Signing people's public keys for one grant, and reading back what was signed.
- *
- * What lives here: the SSH wire format, the strict reader of people's public keys, the writer of certificates and its
- * independent re-reader. What may enter: a public key, a grant's id and its times. What never leaves: the private half
- * of the authority that signed, which lives for one function call. Nothing here knows about jobs, hosts or files.
- *
- * The blob is written with node:crypto because sshpk's own writer (1.18.0) starts half of its certificates in the
- * future and signs RSA with SHA-1; sshpk is used to read back, so that writer and reader share no code.
- */
+/** The SSH wire format (RFC 4251, section 5), as far as public keys and certificates need it. */
 
 export const uint32 = (value: number): Buffer => {
   const bytes = Buffer.alloc(4)

@@ -98,7 +98,8 @@ const FIELDS: ReadonlyMap<string, (reader: WireReader) => Buffer> = new Map([
 ])
 
 const readFields = (type: string, blob: Buffer): Buffer => {
-  const readKey = FIELDS.get(type) ?? fail('a key type that is not supported')
+  const readKey =
+    FIELDS.get(type) ?? fail('a key type that is not supported; use ed25519, ECDSA, a security key, or RSA')
   const reader = wireReader(blob)
   if (reader.text() !== type) fail('the type in the key differs from the one before it')
   const fields = readKey(reader)

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { PublicKeyError, parsePublicKey } from '../../src/certificates/public-key.ts'
-import { sshString } from '../../src/certificates/ssh-wire.ts'
+import { PublicKeyError, parsePublicKey } from '../../src/protocol/public-key.ts'
+import { sshString } from '../../src/protocol/ssh-wire.ts'
 
 const directory = mkdtempSync(path.join(tmpdir(), 'apono-public-'))
 const made = (type: string, bits: string): string => {
