@@ -97,14 +97,15 @@ const FIELDS: ReadonlyMap<string, (reader: WireReader) => Buffer> = new Map([
   ['ssh-rsa', rsa],
 ])
 
-const readFields = (type: string, blob: Buffer): Buffer => {
+const readFields = (type: string, base64: string): { blob: Buffer; fields: Buffer } => {
   const readKey =
     FIELDS.get(type) ?? fail('a key type that is not supported; use ed25519, ECDSA, a security key, or RSA')
+  const blob = decodeBase64(base64) ?? fail('not base64')
   const reader = wireReader(blob)
   if (reader.text() !== type) fail('the type in the key differs from the one before it')
   const fields = readKey(reader)
   if (!reader.isAtEnd()) fail('bytes after the end of the key')
-  return fields
+  return { blob, fields }
 }
 
 /**
@@ -114,9 +115,8 @@ const readFields = (type: string, blob: Buffer): Buffer => {
 export const parsePublicKey = (line: string): PublicKey => {
   const [type = '', base64 = '', ...more] = line.split(' ')
   if (more.length > 0) fail('more than a type and a key')
-  const blob = decodeBase64(base64) ?? fail('not base64')
   try {
-    const fields = readFields(type, blob)
+    const { blob, fields } = readFields(type, base64)
     const rewritten = Buffer.concat([sshString(type), fields])
     if (!rewritten.equals(blob)) fail('the key is not in its canonical form')
     return { type, fields, blob: rewritten, line: `${type} ${rewritten.toString('base64')}` }
