@@ -1,6 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Random } from './access/deps.ts'
+import type { Random } from '../observability/random.ts'
 import { SEAL_KEY_BYTES } from './access/key-seal.ts'
 import type { ControlPlaneConfig } from './config.ts'
 

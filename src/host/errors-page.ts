@@ -1,15 +1,19 @@
+import { REPORT_ERRORS } from '../protocol/report-errors.ts'
 import { type ErrorFacts, errorTable } from './errors.ts'
 
 const PLACEHOLDERS: ErrorFacts = { host: 'HOST', fingerprint: 'SHA256:…', login: 'LOGIN' }
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', '<br>')
 
+const row = (code: string, entry: { seen: string; retryable: boolean }, hint: string): string =>
+  `| \`${code}\` | ${cell(entry.seen)} | ${entry.retryable ? 'yes' : 'no'} | ${cell(hint)} |`
+
 /** docs/errors.md, made from the table, so that the page people search is what the code says. */
 export const errorsPage = (): string => {
-  const rows = Object.entries(errorTable).map(
-    ([code, entry]) =>
-      `| \`${code}\` | ${cell(entry.seen)} | ${entry.retryable ? 'yes' : 'no'} | ${cell(entry.hint(PLACEHOLDERS))} |`,
-  )
+  const rows = [
+    ...Object.entries(errorTable).map(([code, entry]) => row(code, entry, entry.hint(PLACEHOLDERS))),
+    ...Object.entries(REPORT_ERRORS).map(([code, entry]) => row(code, entry, entry.hint)),
+  ]
   return [
     '# Errors',
     '',

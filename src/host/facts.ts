@@ -1,9 +1,9 @@
 import type { Problem } from '../protocol/results.ts'
 import { AbsentResult, InspectResult, ResidueKind } from '../protocol/results.ts'
 import { type ErrorCode, errorTable, JobError } from './errors.ts'
-import type { PresentReply, RunContext } from './host-program.ts'
 import type { HostLink } from './link.ts'
 import { all, type Fields, one, wholeNumber } from './reply.ts'
+import type { PresentReply, RunContext } from './requests.ts'
 
 /** From the program's fields to the shapes of the protocol. A field that is missing or odd never becomes a success. */
 

@@ -1,40 +1,12 @@
-import type { Grant } from '../protocol/grant.ts'
-import type { Policy } from '../protocol/integration.ts'
 import type { AbsentResult, InspectResult } from '../protocol/results.ts'
 import type { ErrorFacts } from './errors.ts'
 import { readAbsentReply, readInspectReply, readPresentReply } from './facts.ts'
 import type { HostLink } from './link.ts'
 import { type Parameters, programInput, sha256 } from './parameters.ts'
 import { type Fields, readReply } from './reply.ts'
+import type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
-/** What every run needs: who asks, when, and how long it may take. */
-export interface RunContext {
-  readonly controlPlaneId: string
-  /** Milliseconds since 1970 by the connector's clock, corrected by its skew to the control plane. */
-  readonly now: number
-  readonly timeoutMs: number
-  readonly signal?: AbortSignal
-  /** Random bytes; for the nonce of the run and the id of a ledger that does not exist yet. */
-  readonly random: (bytes: number) => Buffer
-}
-
-export interface EnsureRequest {
-  readonly grant: Grant
-  readonly policy: Policy
-  readonly epoch: number
-  /** `type base64` of the per-grant authority; null where the job says `issue: false`, and for `absent`. */
-  readonly authority: string | null
-}
-
-export interface PresentReply {
-  readonly hostId: string
-  readonly uid: number
-  readonly createdLogin: boolean
-  readonly groupsAdded: readonly string[]
-  readonly trust: 'root_file' | 'home'
-  readonly onHostExpiry: 'full' | 'logins'
-  readonly changed: boolean
-}
+export type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
 const AS_ROOT = 'env LC_ALL=C /bin/sh -s'
 const BY_SUDO = 'env LC_ALL=C sudo -n -- /bin/sh -s'

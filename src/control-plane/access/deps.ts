@@ -1,10 +1,8 @@
 import type { Clock } from '../../observability/clock.ts'
 import type { Logger } from '../../observability/log.ts'
+import type { Random } from '../../observability/random.ts'
 import type { Knobs } from '../../protocol/calls.ts'
 import type { KeySeal } from './key-seal.ts'
-
-/** As many unpredictable bytes as asked for. */
-export type Random = (bytes: number) => Buffer
 
 /** What the domain is given besides records. */
 export interface Deps {

@@ -1,6 +1,6 @@
 import { createPrivateKey, createPublicKey } from 'node:crypto'
+import type { Random } from '../../observability/random.ts'
 import { sshString, uint32 } from '../../protocol/ssh-wire.ts'
-import type { Random } from './deps.ts'
 
 /** Everything of a PKCS#8 ed25519 key that comes before its 32-byte seed. */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex')

@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv } from 'node:crypto'
-import type { Random } from './deps.ts'
+import type { Random } from '../../observability/random.ts'
 
 /** Keeps a private key unreadable in the database until it is shown once. */
 export interface KeySeal {

@@ -2,7 +2,9 @@
  * What a connector's report changes. A report is judged first (was this outcome seen, is it of the newest hand-out),
  * then remembered, then applied; all in one transaction, so that a repeated report finds either everything or nothing.
  */
+
 import type { Report } from '../../protocol/calls.ts'
+import { REPORT_ERRORS } from '../../protocol/report-errors.ts'
 import type { JobFailure } from '../../protocol/results.ts'
 import { AbsentResult, InspectResult, PresentResult } from '../../protocol/results.ts'
 import type { Tx } from '../store/store.ts'
@@ -22,8 +24,8 @@ type Of<Outcome extends Report['outcome']> = Extract<Report, { outcome: Outcome 
 const invalidResult = (message: string): JobFailure => ({
   code: 'invalid_result',
   message,
-  hint: 'The connector answered something that does not fit the job. Check that it is up to date.',
-  retryable: true,
+  hint: REPORT_ERRORS.invalid_result.hint,
+  retryable: REPORT_ERRORS.invalid_result.retryable,
 })
 
 const progress = async (tx: Tx, connectorId: string, report: Of<'progress'>): Promise<ReportStatus> => {

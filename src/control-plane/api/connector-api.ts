@@ -15,6 +15,7 @@ import {
 } from '../../protocol/calls.ts'
 import type { Job } from '../../protocol/job.ts'
 import { JobRef } from '../../protocol/job.ts'
+import { REPORT_ERRORS } from '../../protocol/report-errors.ts'
 import { claimJobs } from '../access/claim.ts'
 import { deregisterInstance, findInstance, registerInstance, touchInstance } from '../access/connectors.ts'
 import { invalid } from '../access/domain-error.ts'
@@ -156,7 +157,8 @@ const readReport = (service: Service, input: unknown, index: number): Report => 
   if (!ref.success) throw invalid(parsed.problems)
   const [problem] = parsed.problems
   const message = `the report is not readable: ${problem?.path}: ${problem?.message}`.slice(0, 1000)
-  const error = { code: 'invalid_report', message, hint: 'Check that the connector is up to date.', retryable: true }
+  const { hint, retryable } = REPORT_ERRORS.invalid_report
+  const error = { code: 'invalid_report', message, hint, retryable }
   return { ...ref.data, at: serverTime(service), outcome: 'failed', error }
 }
 
