@@ -2,6 +2,8 @@
 # run.sh test|demo|bench [ARGUMENT...]: what the npm scripts call, on a machine with git and Node >= 20 with
 # npm. Does all of the set-up that is missing, says so, and becomes the thing itself, under the Node that
 # package-lock.json names.
+#
+# run.sh setup: all that `test` sets up, and the connector's image, and nothing more.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -14,10 +16,10 @@ fail() {
 
 verb=${1:-}
 case $verb in
-  test | demo | bench) shift ;;
+  test | demo | bench | setup) shift ;;
   *)
     verb=run.sh
-    fail 'usage: run.sh test|demo|bench [ARGUMENT...]'
+    fail 'usage: run.sh test|demo|bench|setup [ARGUMENT...]'
     ;;
 esac
 
@@ -61,6 +63,14 @@ need_openssh_client() {
     fail 'an OpenSSH client (ssh, ssh-keygen) is not here: install openssh-client'
 }
 
+need_compose() {
+  if docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1; then
+    return
+  fi
+  sh scripts/install-packages.sh docker-compose ||
+    fail 'neither docker compose nor docker-compose is here, and the tests run docker/compose.yaml: install one'
+}
+
 # Sets the variables under which the rest finds the names of the base images.
 need_base_images() {
   names=$(sh scripts/progress.sh 'getting the base images' sh docker/base-images.sh "$@") ||
@@ -83,7 +93,13 @@ need_openssh_client
 sh scripts/progress.sh 'setting up the container engine' sh docker/engine.sh || exit
 
 case $verb in
+  setup)
+    need_compose
+    need_base_images debian:bookworm-slim node:24-bookworm-slim
+    sh scripts/image.sh >/dev/null || exit
+    ;;
   test)
+    need_compose
     need_base_images debian:bookworm-slim node:24-bookworm-slim
     say 'running the tests'
     exec node_modules/.bin/node node_modules/vitest/vitest.mjs run "$@"
