@@ -1,4 +1,4 @@
-import { type ErrorCode, type ErrorFacts, JobError } from './errors.ts'
+import { type ErrorCode, type ErrorFacts, errorTable, JobError } from './errors.ts'
 import type { ExecOutcome } from './link.ts'
 
 /**
@@ -33,6 +33,6 @@ const matching = (outcome: ExecOutcome): ErrorCode => {
 export const classifySilence = (outcome: ExecOutcome, facts: ErrorFacts): JobError => {
   const code = matching(outcome)
   const said = firstLine(outcome.stderr) || firstLine(outcome.stdout)
-  const how = outcome.exitCode === null ? 'without an exit status' : `with exit status ${outcome.exitCode}`
-  return new JobError(code, `the command ended ${how}${said === '' ? ', silently' : `: ${said}`}`, facts)
+  const how = outcome.exitCode === null ? 'no exit status' : `exit status ${outcome.exitCode}`
+  return new JobError(code, `${errorTable[code].seen} (${how}${said === '' ? '' : `: ${said}`})`, facts)
 }
