@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { keygen, type SshOptions, sshLogin } from '../hosts/openssh.ts'
 import { type Api, createApi, waitFor } from '../standalone/api.ts'
 import { type Compose, prepareCompose, sweepComposeLeftovers } from './compose.ts'
-import { exec, healthOf, inspect, logOf, terminate } from './engine.ts'
+import { exec, healthOf, inspect, logOf, STOP_MS, terminate } from './engine.ts'
 import { BUILD_MS, connectorImage } from './image.ts'
 
 // The image at work, as docker/compose.yaml puts it together: from nothing to the main job, and back to nothing.
@@ -39,7 +39,7 @@ afterAll(async () => {
 
 const urlOf = async (): Promise<string> => `https://localhost:${await compose.portOf('control-plane', 8443)}`
 
-test('the file is accepted', async () => {
+test('the file is accepted without a word', async () => {
   expect(await compose.run('config', '--quiet')).toEqual({ code: 0, stdout: '', stderr: '' })
 })
 
@@ -176,7 +176,7 @@ const loginOf = async (api: Api, request: Named, privateKeyPath: string): Promis
 }
 
 describe('the end', () => {
-  test.for(OURS.toReversed())('SIGTERM ends the %s in order', async (service) => {
+  test.for(OURS.toReversed())('SIGTERM ends the %s in order', { timeout: STOP_MS }, async (service) => {
     const { exitCode, seconds } = await terminate(await compose.idOf(service))
     expect(exitCode).toBe(0)
     expect(seconds).toBeLessThan(25)

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { healthUrl } from '../../docker/healthcheck.ts'
 import { removeContainers } from '../hosts/cleanup.ts'
 import { mustRun } from '../hosts/command.ts'
-import { exec, HARDENED, healthOf, inspect, logOf, start, terminate } from './engine.ts'
+import { exec, HARDENED, healthOf, inspect, logOf, STOP_MS, start, terminate } from './engine.ts'
 import { BUILD_MS, connectorImage } from './image.ts'
 
 // The image by itself; compose.test.ts is about the image at work.
@@ -66,7 +66,7 @@ describe('a connector', () => {
     expect((await inspect(connector)).State.Health?.Log.at(-1)?.Output).toContain('no answer within 5000 ms')
   })
 
-  test('ends in order on SIGTERM', async () => {
+  test('ends in order on SIGTERM', { timeout: STOP_MS }, async () => {
     const { exitCode, seconds } = await terminate(connector)
     expect(await logOf(connector)).toContain('"event":"stopped"')
     expect(exitCode).toBe(0)
@@ -83,7 +83,7 @@ test('without configuration it says all that is missing, and ends with 78', asyn
   }
 })
 
-test('with an init, SIGTERM is heard in the first moments too', async () => {
+test('with an init, SIGTERM is heard in the first moments too', { timeout: STOP_MS }, async () => {
   const id = await startImage(['--init', ...CONNECTOR_ENVIRONMENT])
   const { exitCode, seconds } = await terminate(id)
   expect([0, 143]).toContain(exitCode)

@@ -61,6 +61,9 @@ export const healthOf = async (id: string): Promise<string> => {
   }
 }
 
+/** For a test that looks how long it takes, and is to see it when that is too long. */
+export const STOP_MS = 60_000
+
 /** Sends SIGTERM and waits for the end, at most as long as manifests give it. */
 export const terminate = async (id: string): Promise<{ exitCode: number; seconds: number }> => {
   const begun = performance.now()
