@@ -1,6 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -8,8 +7,9 @@ import { type MintRequest, mintCertificate } from '../../src/certificates/mint.t
 import { checkMinted, readCertificate } from '../../src/certificates/reread.ts'
 import type { JobError } from '../../src/host/errors.ts'
 import { sshString } from '../../src/protocol/ssh-wire.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 
-const directory = mkdtempSync(path.join(tmpdir(), 'apono-mint-'))
+const directory = scratchDirectory()
 const made = (type: string, bits: string): string => {
   const file = path.join(directory, `${type}${bits}`)
   execFileSync('ssh-keygen', ['-q', '-t', type, '-b', bits, '-N', '', '-C', '', '-f', file])

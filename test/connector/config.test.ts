@@ -1,8 +1,8 @@
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { type Config, readConfig } from '../../src/connector/config.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 
 const GOOD = { APONO_URL: 'control.example.com', APONO_TOKEN: 'tok', APONO_CONNECTOR_ID: 'prod-1' }
 const read = (environment: Record<string, string>): Config => {
@@ -96,7 +96,7 @@ describe('configuration', () => {
   })
 
   test('a token from a file is checked at the start', () => {
-    const file = path.join(mkdtempSync(path.join(tmpdir(), 'apono-token-')), 'token')
+    const file = path.join(scratchDirectory(), 'token')
     writeFileSync(file, 'tok-1\n')
     expect(readConfig({ ...GOOD, APONO_TOKEN: '', APONO_TOKEN_FILE: file }).ok).toBe(true)
     writeFileSync(file, 'two words')

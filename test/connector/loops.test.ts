@@ -1,5 +1,4 @@
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../../src/observability/clock.ts'
@@ -10,6 +9,7 @@ import {
   RenewRequest,
   type Report,
 } from '../../src/protocol/calls.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 import { type FakeControlPlane, problem, startFakeControlPlane } from './fake-control-plane.ts'
 import { job } from './jobs.ts'
 import { type Running, startTestConnector } from './setup.ts'
@@ -315,7 +315,7 @@ describe('a control plane in trouble', () => {
   })
 
   test('401: the token file is read again, and a rotated token used at once', async () => {
-    const file = path.join(mkdtempSync(path.join(tmpdir(), 'apono-token-')), 'token')
+    const file = path.join(scratchDirectory(), 'token')
     writeFileSync(file, 'old-token\n')
     await start({ env: { APONO_TOKEN: '', APONO_TOKEN_FILE: file } })
     await controlPlane.until(() => count('claim') >= 1, 'a claim with the old token')

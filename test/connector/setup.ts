@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { type Config, readConfig } from '../../src/connector/config.ts'
 import { type Connector, type ConnectorDeps, startConnector } from '../../src/connector/connector.ts'
 import type { HostProgram } from '../../src/host/host-program.ts'
 import { systemClock } from '../../src/observability/clock.ts'
 import { createLogger } from '../../src/observability/log.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 import type { FakeControlPlane } from './fake-control-plane.ts'
 
 export const TOKEN = 'test-token-5f3a'
@@ -16,7 +16,7 @@ export type Running = { connector: Connector; lines: Line[]; secretDirectory: st
 
 /** A directory for secrets with one key in it, as an admin would leave it. */
 export const secretDirectory = (privateKey: string): string => {
-  const directory = mkdtempSync(path.join(tmpdir(), 'apono-secrets-'))
+  const directory = scratchDirectory()
   const content = JSON.stringify({ base64_private_key: Buffer.from(privateKey).toString('base64') })
   writeFileSync(path.join(directory, 'ssh.json'), content, { mode: 0o600 })
   return directory

@@ -10,5 +10,9 @@ export default async function setup(): Promise<() => void> {
   sweepScratch()
   await sweepDeadRuns()
   process.env[IMAGE_VARIABLE] = await hostImage()
-  return removeOwnRun
+  return () => {
+    removeOwnRun()
+    // Workers that were ended by a signal could not do it themselves.
+    sweepScratch()
+  }
 }

@@ -1,14 +1,14 @@
 import { execFileSync } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
-import { mkdtempSync, readFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { PublicKeyError, parsePublicKey } from '../../src/protocol/public-key.ts'
 import { sshString } from '../../src/protocol/ssh-wire.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 
-const directory = mkdtempSync(path.join(tmpdir(), 'apono-public-'))
+const directory = scratchDirectory()
 const made = (type: string, bits: string): string => {
   const file = path.join(directory, `${type}${bits}`)
   execFileSync('ssh-keygen', ['-q', '-t', type, '-b', bits, '-N', '', '-C', '', '-f', file])

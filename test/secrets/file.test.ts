@@ -1,20 +1,11 @@
 import { execFileSync } from 'node:child_process'
-import {
-  chmodSync,
-  chownSync,
-  mkdirSync,
-  mkdtempSync,
-  renameSync,
-  symlinkSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
+import { chmodSync, chownSync, mkdirSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { JobError } from '../../src/host/errors.ts'
 import { fileStore } from '../../src/secrets/file.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 
 const KEY = 'a2V5LWtleS1rZXk='
 let directory: string
@@ -35,7 +26,7 @@ const failure = (target: string): Promise<JobError> =>
   )
 
 beforeEach(() => {
-  directory = mkdtempSync(path.join(tmpdir(), 'apono-store-'))
+  directory = scratchDirectory()
   file = put('ssh.json', JSON.stringify({ base64_private_key: KEY, passphrase: 'p', other: 1 }))
 })
 
@@ -72,7 +63,7 @@ describe('the store "file"', () => {
   test('a link is refused, as the file and as a folder on the way out', async () => {
     symlinkSync(file, path.join(directory, 'link.json'))
     expect((await failure(path.join(directory, 'link.json'))).message).toContain('symbolic link')
-    const outside = mkdtempSync(path.join(tmpdir(), 'apono-outside-'))
+    const outside = scratchDirectory()
     writeFileSync(path.join(outside, 'ssh.json'), '{}', { mode: 0o600 })
     symlinkSync(outside, path.join(directory, 'folder'))
     expect((await failure(path.join(directory, 'folder/ssh.json'))).message).toContain('leads out')

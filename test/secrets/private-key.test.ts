@@ -1,13 +1,13 @@
 import { execFileSync } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
-import { copyFileSync, mkdtempSync, readFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { copyFileSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { JobError } from '../../src/host/errors.ts'
 import { parsePrivateKey } from '../../src/secrets/private-key.ts'
 import { secretOf } from '../../src/secrets/secret.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 
 // Keys by the real ssh-keygen, in every format that it and OpenSSL write, bent the way people bend them.
 
@@ -16,7 +16,7 @@ type Type = (typeof TYPES)[number]
 const FORMATS = ['RFC4716', 'PEM', 'PKCS8'] as const
 const PASSPHRASE = 'open sesame'
 
-const directory = mkdtempSync(path.join(tmpdir(), 'apono-keys-'))
+const directory = scratchDirectory()
 const keys = new Map<string, { text: string; publicLine: string; fingerprint: string }>()
 const sshKeygen = (...args: string[]): string => execFileSync('ssh-keygen', args, { encoding: 'utf8', stdio: 'pipe' })
 
