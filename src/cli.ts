@@ -50,39 +50,42 @@ const logger = (): Logger => {
 
 const deps = (log: Logger) => ({ clock: systemClock, log, random: randomBytes, hostProgram, version: version() })
 
-/** The first SIGTERM or SIGINT ends in order, the second at once. */
-const stopOnSignals = (stop: () => Promise<void>): void => {
-  let signals = 0
-  const onSignal = (): void => {
-    signals += 1
-    if (signals > 1) process.exit(1)
-    stop().then(
-      () => process.exit(0),
-      () => process.exit(1),
-    )
-  }
-  process.on('SIGTERM', onSignal)
-  process.on('SIGINT', onSignal)
-}
+/** Resolves at the first SIGTERM or SIGINT; the second ends the process at once. */
+const firstSignal = (): Promise<void> =>
+  new Promise((resolve) => {
+    let signals = 0
+    const onSignal = (): void => {
+      signals += 1
+      if (signals > 1) process.exit(1)
+      resolve()
+    }
+    process.on('SIGTERM', onSignal)
+    process.on('SIGINT', onSignal)
+  })
 
-const runConnector = async (): Promise<void> => {
+/** A verb runs until `ended` and has stopped in order when it resolves. */
+type Verb = (ended: Promise<void>) => Promise<void> | void
+
+const runConnector: Verb = async (ended) => {
   const parsed = readConfig(process.env)
   if (!parsed.ok) return exitForConfig(parsed.problems)
   const connector = await startConnector(parsed.config, deps(createLogger(parsed.config.logLevel)))
-  stopOnSignals(connector.stop)
+  await ended
+  await connector.stop()
 }
 
-const runControlPlane = async (): Promise<void> => {
+const runControlPlane: Verb = async (ended) => {
   const parsed = parseControlPlaneConfig(process.env)
   if (!parsed.ok) return exitForConfig(parsed.problems)
   const controlPlane = await startControlPlane(parsed.config, { clock: systemClock, log: logger() })
   if (controlPlane.firstAdminToken !== null) {
     say(`first admin token, shown only this once: ${controlPlane.firstAdminToken}`)
   }
-  stopOnSignals(controlPlane.stop)
+  await ended
+  await controlPlane.stop()
 }
 
-const runStandalone = async (): Promise<void> => {
+const runStandalone: Verb = async (ended) => {
   const parsed = parseStandaloneConfig(process.env)
   if (!parsed.ok) return exitForConfig(parsed.problems)
   const standalone = await startStandalone(parsed.config, deps(createLogger(parsed.config.connectorLogLevel)))
@@ -92,10 +95,11 @@ const runStandalone = async (): Promise<void> => {
     say(`first admin token, shown only this once: ${standalone.firstAdminToken}`)
   }
   say('ready')
-  stopOnSignals(standalone.stop)
+  await ended
+  await standalone.stop()
 }
 
-const verbs: Readonly<Record<string, () => Promise<void> | void>> = {
+const verbs: Readonly<Record<string, Verb>> = {
   connector: runConnector,
   'control-plane': runControlPlane,
   standalone: runStandalone,
@@ -104,16 +108,23 @@ const verbs: Readonly<Record<string, () => Promise<void> | void>> = {
 }
 
 const main = async (): Promise<void> => {
+  // Before anything starts: as PID 1 of a container, a signal that nobody waits for is lost.
+  const ended = firstSignal()
   const verb = process.argv[2] ?? ''
   const run = Object.hasOwn(verbs, verb) ? verbs[verb] : undefined
   if (run === undefined || process.argv.length > 3) {
     process.stderr.write(USAGE)
     process.exit(EXIT_USAGE)
   }
-  await run()
+  await run(ended)
 }
 
-main().catch((error: unknown) => {
-  process.stderr.write(`apono-connector: could not start: ${error instanceof Error ? error.message : String(error)}\n`)
-  process.exit(1)
-})
+main().then(
+  () => process.exit(0),
+  (error: unknown) => {
+    process.stderr.write(
+      `apono-connector: could not start: ${error instanceof Error ? error.message : String(error)}\n`,
+    )
+    process.exit(1)
+  },
+)
