@@ -130,6 +130,9 @@ make_node() {
   unpack_package "node-linux-$arch@$major" "$workspace/context/node"
   unpack_package npm@11 "$workspace/context/npm"
   cp "$(ca_bundle)" "$workspace/context/ca-certificates.crt"
+  # Here and not in the image: a layer of its own would hold everything twice.
+  chmod 755 "$workspace/context/node/bin/node"
+  chmod -R a+rX "$workspace/context/npm" "$workspace/context/ca-certificates.crt"
   cat >"$workspace/context/Dockerfile" <<'DOCKERFILE'
 ARG BASE
 FROM ${BASE}
@@ -138,8 +141,6 @@ COPY npm /usr/local/lib/node_modules/npm
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm \
  && ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx \
- && chmod 755 /usr/local/bin/node \
- && chmod -R a+rX /usr/local/lib/node_modules/npm /etc/ssl \
  && groupadd --gid 1000 node \
  && useradd --uid 1000 --gid node --shell /bin/bash --create-home node
 ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
