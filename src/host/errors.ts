@@ -338,6 +338,11 @@ export const errorTable = {
     hint: () =>
       'sshd_config must contain "Include /etc/ssh/sshd_config.d/*.conf" before any Match block that sets AuthorizedKeysFile (OpenSSH 8.2 or later), or set the policy trust to home.',
   },
+  login_not_allowed: {
+    retryable: false,
+    seen: 'sshd would not let this login in: AllowUsers, DenyUsers, AllowGroups or DenyGroups',
+    hint: () => 'Let the group apono-managed in: add it to AllowGroups, or the logins to AllowUsers, in sshd_config.',
+  },
   trust_write_failed: {
     retryable: true,
     seen: 'the trust line could not be written',

@@ -24,10 +24,10 @@ places() {
   MANAGED_ROOT_FILE=apono-managed MANAGED_HOME=apono-managed-home
   FORMAT=1
   # Membership in these is as good as root, so the end of such a grant is observed, not proven.
-  POWERS=' root sudo wheel admin adm disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
+  POWERS=' root sudo wheel admin adm staff disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
-  CHANGED=false ADDED='' REMOVED=''
+  CHANGED=false ADDED='' SESSIONS=0 LEFT=0
 }
 
 # ---------------------------------------------------------------- talking to the connector
@@ -44,6 +44,9 @@ fail() {
 printable() { printf '%s' "$1" | tr '\n\t' '  ' | tr -cd '\040-\176' | cut -c1-256; }
 have() { command -v "$1" >/dev/null 2>&1; }
 nap() { sleep "$1" 2>/dev/null || sleep 1; }
+# For what may wait on somebody else (a directory server, the person's own processes) while we hold the lock.
+bounded() { if have timeout; then timeout -s KILL 10 "$@"; else "$@"; fi; }
+lookup() { have getent && bounded getent "$@"; }
 
 # ---------------------------------------------------------------- parameters
 
@@ -125,7 +128,8 @@ take_lock() {
   own_folder "$RUN" 700
   exec 9>"$RUN/lock"
   tries=0
-  until flock -n 9; do
+  # ksh closes descriptors above 2 in its children, so it is handed over by name.
+  until flock -n 9 9>&9; do
     tries=$((tries + 1))
     [ "$tries" -le 200 ] || fail host_busy "$RUN/lock"
     nap 0.1
@@ -137,12 +141,23 @@ flush() { sync "$1" 2>/dev/null || sync; }
 
 # FILE MODE, content on stdin: readers see the old file or the new one, and the new one survives a power cut.
 replace_file() {
-  rm -f "$1.new"
-  (umask 077; cat >"$1.new") && chmod "$2" "$1.new" && flush "$1.new" && mv -f "$1.new" "$1" && flush "${1%/*}"
+  # A name with a dot in front: nothing that reads the folder takes it for a record, a trust line or a setting.
+  new=${1%/*}/.new.${1##*/}
+  rm -f "$new"
+  (umask 077; cat >"$new") && chmod "$2" "$new" && flush "$new" && mv -f "$new" "$1" && flush "${1%/*}" && return
+  rm -f "$new"
+  return 1
 }
 
+# Read by the shell itself: on a machine that can't start another process, a half-read identity would look like a
+# cloned machine, and other people's logins would be expired.
 machine_identity() {
-  { cat /etc/machine-id /sys/class/dmi/id/product_uuid 2>/dev/null; echo apono; } | sha256sum | cut -d' ' -f1
+  id='' uuid=''
+  [ ! -s /etc/machine-id ] || read -r id </etc/machine-id
+  { [ ! -r /sys/class/dmi/id/product_uuid ] || read -r uuid </sys/class/dmi/id/product_uuid; } 2>/dev/null
+  MACHINE=$(printf '%s\n%s\napono\n' "$id" "$uuid" | sha256sum)
+  MACHINE=${MACHINE%% *}
+  [ "${#MACHINE}" -eq 64 ] || fail host_busy 'cannot start processes'
 }
 
 # Opens the ledger: HOST_ID is its id, empty where there is none and nothing may be made.
@@ -151,7 +166,8 @@ open_ledger() {
   [ -f "$STATE/ledger" ] && own_folder "$STATE" 700 && read_record M_ "$STATE/ledger"
   if [ -n "$M_format" ]; then
     [ "$M_format" -le "$FORMAT" ] || fail ledger_newer "format $M_format"
-    if [ "$M_machine" != "$(machine_identity)" ]; then
+    machine_identity
+    if [ "$M_machine" != "$MACHINE" ]; then
       [ "$P_op" != inspect ] || fail ledger_foreign "$STATE"
       disown_ledger
     fi
@@ -166,7 +182,8 @@ create_ledger() {
   [ -z "$HOST_ID" ] || return 0
   own_folder "$STATE" 700; own_folder "$STATE/grants" 700; own_folder "$STATE/logins" 700
   HOST_ID=$P_fresh_host
-  printf 'format=%s\nhost=%s\nmachine=%s\n' "$FORMAT" "$HOST_ID" "$(machine_identity)" |
+  machine_identity
+  printf 'format=%s\nhost=%s\nmachine=%s\n' "$FORMAT" "$HOST_ID" "$MACHINE" |
     replace_file "$STATE/ledger" 600 || fail read_only "$STATE"
 }
 
@@ -175,7 +192,9 @@ disown_ledger() {
   set +f
   for file in "$STATE/logins/"*; do
     set -f
-    read_login "${file##*/}" && find_account "$L_login" && [ "$A_uid" = "$L_uid" ] && account_off "$L_login"
+    { read_login "${file##*/}" && find_account "$L_login" && [ "$A_uid" = "$L_uid" ]; } || continue
+    account_off "$L_login"
+    rm -f "$KEYS/$L_login"
   done
   set -f
   fail ledger_foreign "$STATE"
@@ -190,7 +209,7 @@ read_record() {
     value=${line#*=}
     case ${line%%=*} in
       format | host | machine | login | person | generation | epoch | state | not_after | content | groups | uid | \
-        made_by | trust_mode | added | removed)
+        made_by | trust_mode | added | removed | powers | shrinking)
         eval "$1${line%%=*}=\$value" ;;
     esac
   done <"$2"
@@ -208,11 +227,18 @@ read_grant() {
 write_grant() {
   printf '%s\n' "format=$FORMAT" "login=$P_login" "person=$P_person" "generation=$P_generation" "epoch=$P_epoch" \
     "state=$1" "not_after=$R_not_after" "content=$P_content" "groups=$P_groups" "removed=$R_removed" "$2" "$3" |
-    replace_file "$R_FILE" 600 || fail read_only "$STATE"
+    replace_file "$R_FILE" 600 || ledger_failed
+}
+
+# A grant that can't be recorded is not given. An end that can't be recorded is done all the same, and not confirmed:
+# otherwise a full disk would keep people in.
+ledger_failed() {
+  [ "$P_op" = absent ] || fail read_only "$STATE"
+  doomed "$STATE cannot be written"
 }
 
 read_login() {
-  L_login='' L_person='' L_cp='' L_uid='' L_state='' L_trust_mode='' L_added='' L_made_by=''
+  L_login='' L_person='' L_cp='' L_uid='' L_state='' L_trust_mode='' L_added='' L_made_by='' L_powers='' L_shrinking=''
   [ -f "$STATE/logins/$1" ] || return 1
   read_record L_ "$STATE/logins/$1"
   L_cp=$(sed -n 's/^cp=//p' "$STATE/logins/$1")
@@ -220,30 +246,38 @@ read_login() {
 
 write_login() {
   printf '%s\n' "format=$FORMAT" "login=$L_login" "cp=$L_cp" "person=$L_person" "uid=$L_uid" "state=$L_state" \
-    "trust_mode=$L_trust_mode" "added=$L_added" "made_by=$L_made_by" |
-    replace_file "$STATE/logins/$L_login" 600 || fail read_only "$STATE"
+    "trust_mode=$L_trust_mode" "added=$L_added" "made_by=$L_made_by" "powers=$L_powers" "shrinking=$L_shrinking" |
+    replace_file "$STATE/logins/$L_login" 600 || ledger_failed
 }
 
-# LOGIN: prints "record groups" of every other grant of it that is wanted now. One awk for all records.
-live_grants() {
-  set +f; set -- "$1" "$STATE/grants/$P_cp".*; set -f
-  login=$1; shift
+# Every other grant of the login that is wanted now, as lines of "record groups" in OTHERS. Read once, and only whole: on
+# a machine that can't start processes, "none" would end somebody else's grant.
+read_others() {
+  OTHERS=''
+  set +f; set -- "$STATE/grants/$P_cp".*; set -f
   [ -e "$1" ] || return 0
-  awk -F= -v login="$login" -v skip="$R_FILE" -v now="$NOW" '
+  found=$(awk -F= -v login="$P_login" -v skip="$R_FILE" -v now="$NOW" '
     function flush() {
       if (name != login || (state != "present" && state != "applying") || end <= now || file == skip) return
       sub(/.*\//, "", file); print file, groups
     }
     FNR == 1 { flush(); file = FILENAME; name = state = groups = ""; end = 0 }
     $1 == "login" { name = $2 } $1 == "state" { state = $2 } $1 == "groups" { groups = $2 } $1 == "not_after" { end = $2 }
-    END { flush() }' "$@"
+    END { flush(); print "whole" }' "$@")
+  case $found in
+    whole) ;;
+    *whole) OTHERS=${found%?whole} ;;
+    *) fail host_busy 'the ledger could not be read' ;;
+  esac
 }
 
 # Tombstones outlive the grant by a week: long enough for every lost report, short enough to stay small.
 prune_tombstones() {
   set +f; set -- "$STATE/grants/"*; set -f
   [ -e "$1" ] || return 0
-  awk -F= -v before=$((NOW - 604800)) '
+  # By the slower clock: a proof is rather kept than lost.
+  before=$NOW; [ "$P_now" -ge "$NOW" ] || before=$P_now
+  awk -F= -v before=$((before - 604800)) '
     function flush() { if (state == "absent" && end < before) print file }
     FNR == 1 { flush(); file = FILENAME; state = ""; end = before }
     $1 == "state" { state = $2 } $1 == "not_after" { end = $2 }
@@ -254,7 +288,8 @@ prune_tombstones() {
 
 # Refuses what is older than the ledger, answers what it already holds, and lets the rest through.
 fence() {
-  [ -z "$R_login" ] || [ "$R_login" = "$P_login" ] || superseded
+  [ -z "$R_login" ] || [ "$R_login" = "$P_login" ] || fail invalid_grant 'the ledger has this grant for another login'
+  [ -z "$R_person" ] || [ "$R_person" = "$P_person" ] || fail login_taken "$P_login"
   if [ "$P_generation" -lt "$R_generation" ] ||
     { [ "$P_generation" -eq "$R_generation" ] && [ "$P_epoch" -lt "$R_epoch" ]; }; then
     superseded
@@ -294,13 +329,14 @@ find_account() {
   A_uid='' A_gid='' A_home='' A_source=''
   entry=$(awk -F: -v name="$1" '$1 == name { print; exit }' /etc/passwd)
   if [ -n "$entry" ]; then A_source=local
-  elif have getent && entry=$(getent passwd "$1") && [ -n "$entry" ]; then A_source=directory
+  elif entry=$(lookup passwd "$1") && [ -n "$entry" ]; then A_source=directory
   else return 1; fi
   A_uid=$(printf '%s' "$entry" | cut -d: -f3)
   A_gid=$(printf '%s' "$entry" | cut -d: -f4)
   A_home=$(printf '%s' "$entry" | cut -d: -f6)
 }
 
+is_account() { awk -F: -v name="$1" '$1 == name { found = 1 } END { exit !found }' /etc/passwd; }
 group_is_local() { awk -F: -v name="$1" '$1 == name { found = 1 } END { exit !found }' /etc/group; }
 
 # GROUP LOGIN GID: by the group's list or as the primary group
@@ -313,7 +349,7 @@ in_group() {
 managed_group() { if [ "$L_trust_mode" = home ]; then echo "$MANAGED_HOME"; else echo "$MANAGED_ROOT_FILE"; fi; }
 
 in_directory_group() {
-  getent group "$1" | awk -F: -v login="$2" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 } END { exit !found }'
+  lookup group "$1" | awk -F: -v login="$2" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 } END { exit !found }'
 }
 
 # Account tools say the same words for a lock that will be free soon and for a read-only /etc: only the first is waited for.
@@ -340,6 +376,7 @@ present() {
   [ "$skew" -le 60 ] || fail clock_skew "$((NOW - P_now)) s"
   { [ "$NOW" -lt "$P_not_after" ] && [ "$P_now" -lt "$P_not_after" ]; } || fail expired "$P_not_after"
   read_grant && fence
+  read_others
   preflight
   create_ledger
   R_not_after=$P_not_after
@@ -348,7 +385,11 @@ present() {
   make_login
   install_trust
   settle_groups || fail group_change_failed "$WORDS"
-  [ -z "$REMOVED" ] || { account_expire "$P_login"; end_processes; }
+  if [ -n "$L_shrinking" ]; then
+    account_expire "$P_login"
+    end_processes
+    [ "$LEFT" = 0 ] || fail group_change_failed "$LEFT processes still have groups that were taken"
+  fi
   activate
   conclude present "$TRUST" "$(present_result)"
 }
@@ -359,8 +400,15 @@ preflight() {
   [ -w /etc/passwd ] || fail read_only /etc
   [ -n "$P_ca_type" ] || grep -qs "^trust=$P_generation " "$R_FILE" || fail ledger_lost 'no trust line in the ledger'
   check_login
+  mode=${L_trust_mode:-$P_trust}
+  [ "$mode" = root_file ] || have setpriv || fail tool_missing setpriv
+  [ "$mode" = home ] || have sshd || fail tool_missing sshd
+  [ "$mode" = home ] || includes_dropins || fail trust_not_effective "sshd_config does not include ${DROPIN%/*}"
   split_groups "$P_groups"
   for group in $LIST; do check_group "$group"; done
+}
+includes_dropins() {
+  [ -d "${DROPIN%/*}" ] && grep -qsiE '^[[:space:]]*Include[[:space:]].*sshd_config\.d' /etc/ssh/sshd_config
 }
 
 check_login() {
@@ -387,9 +435,9 @@ new_login_possible() {
   case $P_login in [!a-z_]* | *[!a-z0-9_-]*) fail invalid_grant login ;; esac
   { [ -e "/home/$P_login" ] || [ -L "/home/$P_login" ]; } && [ "$L_state" != creating ] && fail home_exists "/home/$P_login"
   if [ "$L_state" != creating ]; then
-    if group_is_local "$P_login" || { have getent && getent group "$P_login" >/dev/null; }; then
-      fail login_exists "a group of that name"
-    fi
+    if group_is_local "$P_login" || lookup group "$P_login" >/dev/null; then fail login_exists "a group of that name"; fi
+    stale=$(awk -F: -v login="$P_login" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) print $1 }' /etc/group)
+    [ -z "$stale" ] || fail login_exists "no account, but still a member of $stale"
   fi
   { [ -x "$P_shell" ] && grep -qxF -e "$P_shell" /etc/shells; } || fail shell_missing "$P_shell"
   { [ -d /home ] && [ -w /home ]; } || fail read_only /home
@@ -397,13 +445,13 @@ new_login_possible() {
 
 check_group() {
   group_is_local "$1" && return
-  { have getent && getent group "$1" >/dev/null; } || fail group_missing "$1"
+  lookup group "$1" >/dev/null || fail group_missing "$1"
   in_directory_group "$1" "$P_login" || fail group_foreign "$1"
 }
 
 make_login() {
   if [ -z "$L_uid" ]; then
-    L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_added='' L_state=creating L_made_by=$P_grant
+    L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_state=creating L_made_by=$P_grant
     pick_uid
     echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"
     write_login
@@ -438,19 +486,22 @@ pick_uid() {
   while [ "$L_uid" -le "$P_uid_high" ]; do
     L_uid=$(printf '%s\n' "$spent" | awk -v u="$L_uid" '$1 > u { exit } $1 == u { u++ } END { print u }')
     [ "$L_uid" -le "$P_uid_high" ] || break
-    if have getent && { getent passwd "$L_uid" || getent group "$L_uid"; } >/dev/null; then L_uid=$((L_uid + 1)); else return; fi
+    if { lookup passwd "$L_uid" || lookup group "$L_uid"; } >/dev/null; then L_uid=$((L_uid + 1)); else return; fi
   done
   fail uid_range_full "$P_uid_low-$P_uid_high"
 }
 
 activate() {
   L_state=live
+  split_groups "$P_groups"
+  for group in $LIST; do case $POWERS in *" $group "*) L_powers=1 ;; esac; done
   write_login
   case $(awk -F: -v name="$P_login" '$1 == name { print $2 ":" $8 }' /etc/shadow) in
-    '*:') return ;;
+    '*:') [ -n "$L_shrinking" ] || return 0 ;;
   esac
   account_on "$P_login" || fail account_change_failed "usermod: $WORDS"
   CHANGED=true
+  [ -z "$L_shrinking" ] || { L_shrinking=''; write_login; }
 }
 
 present_result() {
@@ -462,6 +513,7 @@ present_result() {
 # STATE TRUST RESULT: into the ledger first, then to the connector.
 conclude() {
   write_grant "$1" "$2" "$(printf '%s\n' "$3" | sed 's/^/result=/')"
+  [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
   printf '%s\n' "$3" | while IFS= read -r line; do say "field $line"; done
   field host_id "$HOST_ID"
   finish ok
@@ -470,10 +522,16 @@ conclude() {
 # ---------------------------------------------------------------- groups: the union of what live grants give
 
 # What we added and nobody's grant needs any more goes; what a grant needs and is not there comes. Memberships that
-# somebody else gave are neither counted nor taken. ADDED and REMOVED say what happened.
+# somebody else gave are neither counted nor taken. ADDED says what came.
 settle_groups() {
   settled=0
-  for group in $(surplus_groups); do leave_group "$group" || settled=1; done
+  surplus=$(surplus_groups)
+  if [ -n "$surplus" ]; then
+    # Stands until nobody runs with them any more: a run that dies in between is caught up with.
+    L_shrinking=1
+    write_login
+  fi
+  for group in $surplus; do leave_group "$group" "$P_login" || settled=1; done
   for group in $(wanted_groups); do
     group_is_local "$group" || continue
     in_group "$group" "$P_login" "$A_gid" || join_group "$group" || settled=1
@@ -482,7 +540,7 @@ settle_groups() {
 }
 
 wanted_groups() {
-  live_grants "$P_login" | cut -d' ' -f2 | tr ',' ' '
+  printf '%s\n' "$OTHERS" | cut -d' ' -f2 | tr ',' ' '
   [ "$P_op" = absent ] || { split_groups "$P_groups"; echo "$LIST"; }
 }
 
@@ -502,15 +560,16 @@ join_group() {
   ADDED="$ADDED $1" CHANGED=true
 }
 
+# GROUP NAME
 leave_group() {
   tries_left=5
-  while in_group "$1" "$P_login"; do
+  while in_group "$1" "$2"; do
     [ "$tries_left" -gt 0 ] || return 1
     tries_left=$((tries_left - 1))
     # gpasswd loses updates without saying so (shadow-maint/shadow#347): only what is read back counts.
-    if usermod --help 2>&1 | grep -q -e '-r, --remove'; then patiently usermod -rG "$1" "$P_login"
-    else patiently gpasswd -d "$P_login" "$1"; fi
-    REMOVED="$REMOVED $1" CHANGED=true
+    if usermod --help 2>&1 | grep -q -e '-r, --remove' && is_account "$2"; then patiently usermod -rG "$1" "$2"
+    else patiently gpasswd -d "$2" "$1"; fi
+    CHANGED=true
   done
   split_groups "$L_added"
   kept=''
@@ -525,15 +584,20 @@ leave_group() {
 # own certificate ends, so that an extension never cuts off the certificate in the person's hand.
 trust_entries() {
   if [ -f "$R_FILE" ]; then
-    awk -v now="$NOW" -v generation="$P_generation" -v issue="$P_ca_type" '
-      sub(/^trust=/, "") && $2 > now && (issue == "" || $1 != generation) { print "trust=" $0 }' "$R_FILE"
+    # No line outlives the grant: a shortened one cuts its earlier lines where sshd knows times, else it drops them.
+    awk -v now="$NOW" -v generation="$P_generation" -v issue="$P_ca_type" -v end="$P_not_after" -v sshd="$P_sshd" '
+      sub(/^trust=/, "") && $2 > now && (issue == "" || $1 != generation) {
+        if ($2 > end) { if (sshd < 901) next; $2 = end }
+        print "trust=" $0
+      }' "$R_FILE"
   fi
   [ -z "$P_ca_type" ] || printf 'trust=%s %s %s %s\n' "$P_generation" "$P_not_after" "$P_ca_type" "$P_ca_key"
 }
 
 # All lines that sshd should find for the login now.
 trust_lines() {
-  { live_grants "$P_login" | cut -d' ' -f1; [ "$P_op" = absent ] || echo "$P_cp.$P_grant"; } | while read -r name; do
+  { printf '%s\n' "$OTHERS" | cut -d' ' -f1; [ "$P_op" = absent ] || echo "$P_cp.$P_grant"; } | while read -r name; do
+    [ -n "$name" ] || continue
     awk -v name="$name" -v now="$NOW" -v grant="${name#*.}" '
       sub(/^trust=/, "") && $2 > now { print $1, $2, $3, $4, name, grant }' "$STATE/grants/$name"
   done | while read -r generation before type key name grant; do
@@ -550,15 +614,36 @@ expiry_option() {
 
 install_trust() {
   if [ "$L_trust_mode" = home ]; then
-    have setpriv || fail tool_missing setpriv
     write_home_trust || fail trust_write_failed "$A_home/.ssh: $WORDS"
     return
   fi
   own_folder "$KEYS" 755
   write_root_trust || fail trust_write_failed "$KEYS"
   install_dropin
-  effective=$(sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" 2>/dev/null | sed -n 's/^authorizedkeysfile //p')
-  [ "$effective" = "$KEYS/%u" ] || fail trust_not_effective "AuthorizedKeysFile is $effective"
+  sshd_reads_trust || fail trust_not_effective "AuthorizedKeysFile is $effective"
+  sshd_lets_in || fail login_not_allowed "$refusing"
+}
+
+sshd_reads_trust() {
+  settings=$(sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" 2>/dev/null)
+  effective=$(printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p')
+  [ "$effective" = "$KEYS/%u" ]
+}
+
+# AllowUsers and the like, which sshd prints one a line. Patterns are sshd's own: the shell's, with user@host.
+sshd_lets_in() {
+  for rule in denyusers allowusers denygroups allowgroups; do
+    patterns=$(printf '%s\n' "$settings" | sed -n "s/^$rule //p")
+    [ -n "$patterns" ] || continue
+    case $rule in *users) names=$P_login ;; *) names=$(id -Gn "$P_login") ;; esac
+    hit=''
+    # shellcheck disable=SC2086  # lists of patterns and names
+    for pattern in $patterns; do for name in $names; do
+      # shellcheck disable=SC2254  # a pattern
+      case $name in ${pattern%%@*}) hit=1 ;; esac
+    done; done
+    case $rule.$hit in deny*.1 | allow*.) refusing="$rule $patterns"; return 1 ;; esac
+  done
 }
 
 # 0644: sshd reads it as the person.
@@ -574,21 +659,23 @@ write_root_trust() {
   printf '%s\n' "$lines" | replace_file "$KEYS/$P_login" 644
 }
 
-# Runs the sh program $1 as the person, without a PAM session; arguments behind it.
+# Runs the sh program $1 as the person, without a PAM session; arguments behind it. The person could stop it, so it has
+# a deadline.
 as_login() {
-  env -i "PATH=$PATH" LC_ALL=C setpriv --reuid "$A_uid" --regid "$A_gid" --clear-groups -- /bin/sh -c "$@" 9>&-
+  # shellcheck disable=SC2016  # expands there
+  bounded env -i "PATH=$PATH" LC_ALL=C setpriv --reuid "$A_uid" --regid "$A_gid" --clear-groups -- /bin/sh -c "$@" 9>&-
 }
 
 # Our lines on stdin; all other lines stay. Everything happens with the person's own rights, so a link or a fifo in the
-# way can only hurt the person. A folder the person made read-only is theirs to open again, so we do.
+# way can only hurt the person. What the person shut is theirs to open again, and what lies in the way is put aside.
 # shellcheck disable=SC2016  # expands there
-HOME_TRUST='umask 077; set -f; cd -P -- "$1" || exit 11
-[ ! -L .ssh ] || exit 13
+HOME_TRUST='umask 077; set -f; chmod u+rwx "$1"; cd -P -- "$1" || exit 11
+aside() { mv -f "$1" "$(mktemp -d .apono-aside.XXXXXX)/" || exit 13; }
+{ [ -d .ssh ] && [ ! -L .ssh ]; } || { [ ! -e .ssh ] && [ ! -L .ssh ]; } || aside .ssh
 [ -d .ssh ] || mkdir .ssh || exit 12
 chmod 700 .ssh || exit 12
 file=.ssh/authorized_keys
-[ ! -L "$file" ] || exit 13
-[ ! -e "$file" ] || [ -f "$file" ] || exit 14
+{ [ -f "$file" ] && [ ! -L "$file" ]; } || { [ ! -e "$file" ] && [ ! -L "$file" ]; } || aside "$file"
 [ ! -e "$file" ] || chmod 600 "$file" || exit 12
 temp=$(mktemp .ssh/.apono.XXXXXX) || exit 15
 { if [ -e "$file" ]; then grep -v " apono:$2[.]" "$file"; [ $? -le 1 ] || exit 16; fi; cat; } >"$temp" || { rm -f "$temp"; exit 16; }
@@ -611,10 +698,8 @@ Match Group apono-managed
 	AuthorizedKeysFile /etc/ssh/apono-connector/%u'
 
 install_dropin() {
-  have sshd || fail tool_missing sshd
   # The mark says that sshd was told: a run that died in between is caught up with.
   [ -e "$STATE/sshd-told" ] && [ "$(cat "$DROPIN" 2>/dev/null)" = "$DROPIN_TEXT" ] && return
-  [ -d "${DROPIN%/*}" ] || fail trust_not_effective "there is no ${DROPIN%/*}"
   # sshd -t wants this folder, which exists only while sshd was started by its own unit
   [ -d /run/sshd ] || mkdir -m 755 /run/sshd 2>/dev/null
   WORDS=$(sshd -t 2>&1) || fail sshd_refused_config "before our change: $WORDS"
@@ -660,9 +745,10 @@ sockets_of() { ls -l "/proc/$1/fd" 2>/dev/null | sed -n 's/.*\(socket:.*\)/\1/p'
 absent() {
   read_grant && fence
   create_ledger
-  SESSIONS=0 LEFT=0 ACCOUNT=deleted ASSURANCE=observed RESIDUE=''
+  ACCOUNT=deleted ASSURANCE=observed RESIDUE=''
   R_not_after=$(later "$R_not_after" "$P_not_after")
   [ "$R_state" = ending ] || R_removed=''
+  read_others
   if ours; then
     for group in $(surplus_groups_after); do R_removed=${R_removed:+$R_removed,}$group; done
     write_grant ending '' ''
@@ -684,51 +770,98 @@ surplus_groups_after() {
   for group in $(surplus_groups); do among "$group" $before || echo "$group"; done
 }
 
-# Ours by ledger and uid: we gave that uid to this login and give it to nobody else. The managed group is not asked
-# here, since a person who became root could leave it in order to stay.
+# The ledger says that we made this login for this person. What became of the account since is `bodies`' question.
 ours() {
-  read_login "$P_login" && [ "$L_cp" = "$P_cp" ] && [ "$L_person" = "$P_person" ] && find_account "$P_login" &&
-    [ "$A_source" = local ] && [ "$A_uid" = "$L_uid" ]
+  read_login "$P_login" && [ "$L_cp" = "$P_cp" ] || return 1
+  [ "$L_person" = "$P_person" ] || fail login_taken "$P_login"
+  [ -n "$L_uid" ]
+}
+
+# The accounts that are the person's, in BODIES: every name that has the uid, which we gave to this login and give to
+# nobody else (so also one that was renamed, or a second name for it), and the login itself under another uid where it is
+# still in our group (an account that an admin made anew is not). The managed group alone proves nothing, and leaving it
+# saves nobody.
+bodies() {
+  BODIES=$(awk -F: -v uid="$L_uid" '$3 == uid { print $1 }' /etc/passwd)
+  A_uid=$L_uid A_gid=$L_uid A_home=''
+  # shellcheck disable=SC2086
+  if ! among "$P_login" $BODIES && in_group "$(managed_group)" "$P_login"; then BODIES="$BODIES $P_login"; fi
+  checked=''
+  for name in $BODIES; do
+    case $name in *[!A-Za-z0-9._-]* | -*) doomed "an account with an odd name has uid $L_uid" ;; *) checked="$checked $name" ;; esac
+  done
+  BODIES=$checked
+  entry=$(awk -F: -v uid="$L_uid" '$3 == uid { print $4 ":" $6; exit }' /etc/passwd)
+  [ -z "$entry" ] || { A_gid=${entry%%:*} A_home=${entry#*:}; }
 }
 
 # What could not be done is said at the end; the other steps are done all the same.
 doomed() { DOOMED="${DOOMED:+$DOOMED; }$1"; }
 
+# Nobody gets in, nobody keeps a right, nobody is left: in this order where it is the login's last grant. In `home` mode
+# the trust line is taken by the person's own rights, so the person's processes, who could stop that, end first.
 end_access() {
-  others=$(live_grants "$P_login")
-  root_was_possible && ASSURANCE=root_was_possible
+  bodies
+  root_was_possible && { ASSURANCE=root_was_possible; L_powers=1; }
   trust_ok=1
-  withdraw_trust || trust_ok=0
-  settle_groups || doomed "group: $WORDS"
+  [ "$L_trust_mode.$OTHERS" = home. ] || withdraw_trust || trust_ok=0
+  for name in $BODIES; do
+    for group in $(surplus_groups); do
+      L_shrinking=1
+      write_login
+      leave_group "$group" "$name" || doomed "group $group: $WORDS"
+    done
+  done
+  # Of a login that is no account any more, memberships may still stand.
+  for group in $(surplus_groups); do leave_group "$group" "$P_login" || doomed "group $group: $WORDS"; done
   ACCOUNT=kept
-  if [ -z "$others" ]; then end_login
-  elif [ -n "$REMOVED" ]; then end_shrunk; fi
-  # Nobody is left who could stand in the way.
-  [ "$trust_ok" = 1 ] || withdraw_trust || doomed "trust line: $WORDS"
+  if [ -z "$OTHERS" ]; then end_login
+  elif [ -n "$L_shrinking" ] || [ "$trust_ok" = 0 ]; then end_shrunk; fi
 }
 
 withdraw_trust() {
-  if [ "$L_trust_mode" = home ]; then write_home_trust; else write_root_trust; fi
+  if [ "$L_trust_mode" = home ]; then [ -z "$A_home" ] || write_home_trust; else write_root_trust; fi
 }
 
 # The last grant: nobody gets in from here on, then everybody is out, then what they left is looked at.
 end_login() {
-  case $(awk -F: -v name="$P_login" '$1 == name { print substr($2, 1, 1) ":" $8 }' /etc/shadow) in
-    '!:1') ;;
-    *) account_off "$P_login" || doomed "usermod: $WORDS"; CHANGED=true ;;
-  esac
+  for name in $BODIES; do
+    case $(awk -F: -v name="$name" '$1 == name { print substr($2, 1, 1) ":" $8 }' /etc/shadow) in
+      '!:1') ;;
+      *) account_off "$name" || doomed "usermod: $WORDS"; CHANGED=true ;;
+    esac
+  done
   end_lingering
-  end_processes
-  [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
   end_schedules
-  note_own_keys
-  L_state=locked ACCOUNT=locked
-  # Kept only where sshd reads nothing of the person's own: in `home` mode a key that the person added would let in.
-  if [ "$P_on_revoke.$L_trust_mode" = keep.root_file ] && [ -z "$DOOMED" ]; then
+  end_processes
+  # Whoever was still there could have begun again.
+  end_lingering
+  end_schedules
+  [ -z "$(processes '')" ] || end_processes
+  note_bystanders
+  [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
+  if [ "$LEFT" = 0 ] && [ -n "$A_home" ]; then
+    if [ "$L_trust_mode" = home ]; then
+      # Harmless where it can't be done: the account is off, and the next grant writes the file anew or fails.
+      write_home_trust || residue authorized_key false "the trust line in ~/.ssh could not be taken: $WORDS"
+    fi
+    note_own_keys
+  fi
+  # An account that is not finished stays so: a later grant finishes it.
+  [ "$L_state" = creating ] || L_state=locked
+  L_shrinking=''
+  ACCOUNT=locked
+  [ -n "$BODIES" ] || ACCOUNT=deleted
+  # Kept only where sshd reads nothing of the person's own: else a key that the person added would let in.
+  if [ "$P_on_revoke.$BODIES" = "keep. $P_login" ] && [ -z "$DOOMED" ] && sshd_keeps_out_of_home; then
     account_on "$P_login" || doomed "usermod: $WORDS"
     L_state=live ACCOUNT=kept
   fi
   write_login
+}
+
+sshd_keeps_out_of_home() {
+  [ "$L_trust_mode" = root_file ] && in_group "$MANAGED_ROOT_FILE" "$P_login" && sshd_reads_trust
 }
 
 # Another grant lives, but with fewer groups: running shells would keep the old ones. New logins work afterwards.
@@ -736,13 +869,18 @@ end_shrunk() {
   account_expire "$P_login" || doomed "usermod: $WORDS"
   end_processes
   [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
+  # Now nobody can stand in the way.
+  withdraw_trust || doomed "trust line: $WORDS"
   account_on "$P_login" || doomed "usermod: $WORDS"
+  if [ -z "$DOOMED" ]; then L_shrinking=''; write_login; fi
 }
 
+# Once it was, it stays so for the login: who was root could have left anything behind.
 root_was_possible() {
+  [ -z "$L_powers" ] || return 0
   split_groups "$P_groups,$R_groups"
   for group in $LIST; do case $POWERS in *" $group "*) return 0 ;; esac; done
-  have sudo && sudo -n -l -U "$P_login" 2>/dev/null | grep -q '^ *('
+  have sudo && bounded sudo -n -l -U "$P_login" 2>/dev/null | grep -q '^ *('
 }
 
 absent_result() {
@@ -760,105 +898,147 @@ residue() {
 
 # ---------------------------------------------------------------- processes
 
-# Prints the pid of every process that is the person's: by any of its four uids, or by the audit login uid that sudo
-# does not change. A process of another uid counts under policy `all`; under `session` it counts when it stands below
-# or above one of the person's, or in the person's slice (a daemon that was restarted with sudo does neither).
-# A process in a nested pid namespace that no login started is a container's own, even with the same number as uid.
+# Prints "pid title kind" of every living process that is the person's; kind is `own`, or `other` for another uid, or with
+# $1=bystanders those that are told and not ended. What makes a process the person's:
+# - any of its four uids is, unless a container engine runs it (a nested pid namespace, no login behind it, the machine's
+#   own user namespace): such a number may belong to somebody else's container, so it is told
+# - the audit login uid is, which sudo does not change, and: policy `all`, or the person's slice, or a user namespace of
+#   its own (from there, one call leads back to the person's uid)
+# - it stands below one of the person's; or above, with the person's login uid (sshd's monitor). A daemon that was
+#   restarted with sudo does neither.
+# - sshd is just letting the login in
+# Our own line of ancestors is never counted, sshd's listener in it: a person who restarted sshd is not the server.
+# A main thread that ended is a zombie while its other threads live. A list that could not be read whole is not empty.
 processes() {
-  set +f
-  {
-    cat /proc/[0-9]*/status
-    grep -s '' /proc/[0-9]*/loginuid /dev/null
-    grep -s "user-$A_uid\\.slice" /proc/[0-9]*/cgroup /dev/null
-  } 2>/dev/null | awk -v uid="$A_uid" -v policy="$P_root_processes" -v self=$$ -v gentle="$1" '
-    /^Name:/ { name = $2 } /^State:/ { state = $2 } /^PPid:/ { up = $2 } /^Pid:/ { pid = $2 }
-    /^Uid:/ { parent[pid] = up; title[pid] = name; dead[pid] = state == "Z"; root[pid] = $3 == 0
-              owned[pid] = $2 == uid || $3 == uid || $4 == uid || $5 == uid }
-    /^NSpid:/ { nested[pid] = NF > 2 }
-    /^\/proc\/[0-9]+\/loginuid:/ { split($0, part, /[\/:]/); audit[part[3]] = part[5] }
-    /^\/proc\/[0-9]+\/cgroup:/ { split($0, part, /[\/:]/); slice[part[3]] = 1 }
+  case $A_uid in '' | *[!0-9]*) echo '? unreadable ?'; return ;; esac
+  # shellcheck disable=SC2010,SC2012  # numbers are picked there
+  ls /proc | awk -v uid="$A_uid" -v login="$P_login" -v policy="$P_root_processes" -v self=$$ -v want="$1" '
+    function first(file, text) { text = ""; getline text <file; close(file); return text }
+    function has(file, word, text, found) {
+      while ((getline text <file) > 0) if (index(text, word)) found = 1
+      close(file); return found
+    }
+    /^[0-9]+$/ {
+      p = $0; file = "/proc/" p "/status"; state = ""; threads = 1
+      while ((getline text <file) > 0) {
+        split(text, f, /[ \t]+/)
+        if (f[1] == "Name:") title[p] = f[2]
+        else if (f[1] == "State:") state = f[2]
+        else if (f[1] == "PPid:") parent[p] = f[2]
+        else if (f[1] == "Uid:") { root[p] = f[3] == 0; owned[p] = f[2] == uid || f[3] == uid || f[4] == uid || f[5] == uid }
+        else if (f[1] == "NSpid:") nested[p] = f[3] != ""
+        else if (f[1] == "Threads:") threads = f[2]
+      }
+      close(file)
+      dead[p] = state == "Z" && threads < 2
+      audit[p] = first("/proc/" p "/loginuid")
+    }
     END {
+      if (!(self in owned)) exit
+      for (q = self; q > 1; q = parent[q]) guarded[q] = 1
+      here = first("/proc/" self "/uid_map")
       audited = audit[self] != "" && audit[self] != 4294967295
-      for (p in owned) if (owned[p] && !(nested[p] && audited && audit[p] == 4294967295)) hers[p] = 1
-      for (p in audit) if (audit[p] == uid && (policy == "all" || slice[p])) hers[p] = 1
+      for (p in owned) {
+        if (p in guarded || dead[p]) continue
+        if (owned[p]) {
+          if (nested[p] && audited && audit[p] == 4294967295 && first("/proc/" p "/uid_map") == here) told[p] = 1
+          else hers[p] = 1
+        } else if (audit[p] == uid) {
+          if (policy == "all" || first("/proc/" p "/uid_map") != here || has("/proc/" p "/cgroup", "user-" uid ".slice")) hers[p] = 1
+        } else if (root[p] && title[p] ~ /^sshd/ && first("/proc/" p "/cmdline") ~ "^sshd(-session)?: " login "[ @]") hers[p] = 1
+      }
       do { grown = 0
-        for (p in owned) if (!(p in hers) && parent[p] in hers) { hers[p] = 1; grown = 1 }
-        for (p in hers) { q = parent[p]; if (audit[q] == uid && !(q in hers)) { hers[q] = 1; grown = 1 } }
+        for (p in owned) if (!(p in hers) && !(p in guarded) && !dead[p] && (parent[p] in hers)) { hers[p] = 1; grown = 1 }
+        for (p in owned) if (p in hers) above[parent[p]] = 1
+        for (p in above) if ((p in owned) && audit[p] == uid && !(p in hers) && !(p in guarded)) { hers[p] = 1; grown = 1 }
       } while (grown)
-      # sshd closes the session by itself once the person is gone; at first it is given the time to.
-      for (p in hers) if (!dead[p] && p != self && !(gentle && root[p] && title[p] ~ /^sshd/)) print p, title[p], owned[p] + 0
-    }'
-  set -f
+      for (p in owned) {
+        if (want == "bystanders") { if (!dead[p] && !(p in hers) && !(p in guarded) && (told[p] || audit[p] == uid)) print p, title[p] }
+        # sshd closes the session by itself once the person is gone; at first it is given the time to.
+        else if ((p in hers) && !(want == "gentle" && root[p] && title[p] ~ /^sshd/)) print p, title[p], owned[p] ? "own" : "other"
+      }
+      print "whole"
+    }' | awk '$1 == "whole" { whole = 1; next } { print } END { if (!whole) print "? unreadable ?" }'
 }
 
 # Stops all before it kills any: a forker that is stopped has no children, and one that is killed leaves them behind.
 end_processes() {
-  SESSIONS=$(processes '' | awk '$2 ~ /^sshd/ && $3 == 1 { n++ } END { print n + 0 }')
-  [ ! -d /run/systemd/system ] || systemctl kill -s KILL "user-$A_uid.slice" >/dev/null 2>&1
+  SESSIONS=$(($(processes '' | awk '$2 ~ /^sshd/ && $3 == "own" { n++ } END { print n + 0 }') + SESSIONS))
+  [ ! -d /run/systemd/system ] || bounded systemctl kill -s KILL "user-$A_uid.slice" >/dev/null 2>&1
   round=0
   while [ "$round" -lt 100 ]; do
     round=$((round + 1))
-    gentle=1; [ "$round" -lt 8 ] || gentle=''
-    pids=$(processes "$gentle" | cut -d' ' -f1 | sort -n)
+    want=gentle; [ "$round" -lt 8 ] || want=''
+    pids=$(pids_of "$want")
     if [ -z "$pids" ]; then
       [ -z "$(processes '')" ] && break
       nap 0.05
       continue
     fi
     CHANGED=true
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086  # numbers
     kill -STOP $pids 2>/dev/null
-    again=$(processes "$gentle" | cut -d' ' -f1 | sort -n)
+    again=$(pids_of "$want")
     # shellcheck disable=SC2086
     { [ "$again" = "$pids" ] || [ "$round" -gt 20 ]; } && kill -KILL $pids $again 2>/dev/null
     [ "$round" -lt 3 ] || nap 0.02
   done
   LEFT=$(processes '' | wc -l | tr -d ' ')
-  [ "$P_root_processes" = all ] || note_root_processes
 }
+pids_of() { processes "$1" | sed -n 's/^\([0-9][0-9]*\) .*/\1/p' | sort -n; }
 
-# Under policy `session`: what the person started as somebody else and detached is told, not ended.
-note_root_processes() {
-  set +f
-  # shellcheck disable=SC2013  # numbers
-  for pid in $(grep -s -x "$A_uid" /proc/[0-9]*/loginuid /dev/null | sed 's|^/proc/\([0-9]*\)/.*|\1|'); do
-    case $(awk '/^State:/ { print $2 }' "/proc/$pid/status" 2>/dev/null) in '' | Z) continue ;; esac
-    residue process false "$pid $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
+# What carries the person's login or number and is not ended by the rules above.
+note_bystanders() {
+  # shellcheck disable=SC2046  # numbers and single words
+  set -- $(processes bystanders)
+  while [ $# -ge 2 ]; do
+    residue process false "$1 $2"
+    shift 2
   done
-  set -f
 }
 
 # ---------------------------------------------------------------- what would start again
 
 end_lingering() {
-  [ -e "/var/lib/systemd/linger/$P_login" ] || return 0
-  have loginctl && loginctl disable-linger "$P_login" >/dev/null 2>&1
-  rm -f "/var/lib/systemd/linger/$P_login"
-  if [ -e "/var/lib/systemd/linger/$P_login" ]; then residue linger false "$P_login"; else residue linger true "$P_login"; fi
-  CHANGED=true
-}
-
-end_schedules() {
-  if have crontab && jobs=$(crontab -u "$P_login" -l 2>/dev/null) && [ -n "$jobs" ]; then
-    crontab -u "$P_login" -r 2>/dev/null
-    if crontab -u "$P_login" -l >/dev/null 2>&1; then residue crontab false 'crontab -r failed'
-    else residue crontab true "$(printf '%s\n' "$jobs" | grep -vc '^#') lines"; fi
-    CHANGED=true
-  fi
-  have atq || return 0
-  for job in $(atq 2>/dev/null | awk -v name="$P_login" '$NF == name { print $1 }'); do
-    if atrm "$job" 2>/dev/null; then residue at_job true "$job"; else residue at_job false "$job"; fi
+  for name in $BODIES; do
+    [ -e "/var/lib/systemd/linger/$name" ] || continue
+    have loginctl && bounded loginctl disable-linger "$name" >/dev/null 2>&1
+    rm -f "/var/lib/systemd/linger/$name"
+    if [ -e "/var/lib/systemd/linger/$name" ]; then residue linger false "$name"; else residue linger true "$name"; fi
     CHANGED=true
   done
 }
 
-# Looked at as the person: root follows no path that the person laid.
+end_schedules() {
+  for name in $BODIES; do end_crontab "$name"; end_at_jobs "$name"; done
+}
+
+end_crontab() {
+  have crontab && jobs=$(bounded crontab -u "$1" -l 2>/dev/null) && [ -n "$jobs" ] || return 0
+  bounded crontab -u "$1" -r 2>/dev/null
+  if bounded crontab -u "$1" -l >/dev/null 2>&1; then residue crontab false 'crontab -r failed'
+  else residue crontab true "$(printf '%s\n' "$jobs" | grep -vc '^#') lines"; fi
+  CHANGED=true
+}
+
+end_at_jobs() {
+  have atq || return 0
+  for job in $(bounded atq 2>/dev/null | awk -v name="$1" '$NF == name { print $1 }'); do
+    if bounded atrm "$job" 2>/dev/null; then residue at_job true "$job"; else residue at_job false "$job"; fi
+    CHANGED=true
+  done
+}
+
+# Looked at as the person, when nobody is left: root follows no path that the person laid. In `home` mode the trust lines
+# of other grants are ours.
 note_own_keys() {
   have setpriv || return 0
+  tag=' apono:'; [ "$L_trust_mode" = home ] || tag='a^'
   # shellcheck disable=SC2016  # expands there
-  count=$(as_login 'cd -P -- "$1/.ssh" 2>/dev/null && [ -f authorized_keys ] && [ ! -L authorized_keys ] &&
-    grep -v -e "^ *#" -e "^ *$" -e " apono:" authorized_keys | wc -l' sh "$A_home" 2>/dev/null | tr -cd '0-9')
-  [ "${count:-0}" = 0 ] || residue authorized_key false "$count keys in ~/.ssh/authorized_keys"
+  count=$(as_login 'cd -P -- "$1/.ssh" 2>/dev/null || exit 0
+    for file in authorized_keys authorized_keys2; do [ -f "$file" ] && [ ! -L "$file" ] && cat "$file"; done |
+    grep -v -e "^ *#" -e "^ *$" -e "$2" | wc -l' sh "$A_home" "$tag" 2>/dev/null | tr -cd '0-9')
+  [ "${count:-0}" = 0 ] || residue authorized_key false "$count keys in ~/.ssh"
 }
 
 # ---------------------------------------------------------------- inspect: look, change nothing
@@ -894,7 +1074,7 @@ inspect_sshd() {
   printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p' | tr ' ' '\n' | while read -r path; do
     field authorized_keys_file "$(printable "$path")"
   done
-  if grep -qsiE '^[[:space:]]*Include[[:space:]].*sshd_config\.d' /etc/ssh/sshd_config; then field trust root_file
+  if includes_dropins; then field trust root_file
   else field problem "warning trust_not_effective sshd_config does not include sshd_config.d"; fi
   ! have setpriv || field trust home
 }
@@ -918,11 +1098,14 @@ inspect_ledger() {
   set +f; set -- "$STATE/grants/$P_cp".*; set -f
   [ -e "$1" ] || return 0
   for file in "$@"; do
-    R_state='' R_generation=0 R_epoch=0 R_login=''
+    R_state='' R_generation=0 R_epoch=0 R_login='' R_groups=''
     read_record R_ "$file"
     intact=true
     if [ "$R_state" = present ] || [ "$R_state" = applying ]; then
       { read_login "$R_login" && find_account "$R_login" && [ "$A_uid" = "$L_uid" ]; } || intact=false
+      in_group "$(managed_group)" "$R_login" || intact=false
+      split_groups "$R_groups"
+      for group in $LIST; do in_group "$group" "$R_login" "$A_gid" || [ "$intact" = false ] || in_directory_group "$group" "$R_login" || intact=false; done
       [ "$L_trust_mode" = home ] || grep -qs " apono:${file##*/}\\." "$KEYS/$R_login" || intact=false
     fi
     field ledger "${file##*/} $R_generation $R_epoch $R_state $intact"
@@ -940,7 +1123,8 @@ apono_main() {
   umask 022
   set -f
   LC_ALL=C; export LC_ALL
-  PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin; export PATH
+  # Not /usr/local: on Debian the group staff may write there.
+  PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
   uid=$(id -u)
   say "begin uid=$uid"
   places
