@@ -263,7 +263,8 @@ export const errorTable = {
   login_exists: {
     retryable: false,
     seen: 'an account of that name exists that we did not make',
-    hint: () => 'Give the person another login, or set the policy existingUser to adopt.',
+    hint: () =>
+      'Give the person another login. If the account was ours and somebody changed or deleted it by hand, remove what is left of it (passwd, group).',
   },
   login_foreign: {
     retryable: false,

@@ -785,7 +785,7 @@ bodies() {
   BODIES=$(awk -F: -v uid="$L_uid" '$3 == uid { print $1 }' /etc/passwd)
   A_uid=$L_uid A_gid=$L_uid A_home=''
   # shellcheck disable=SC2086
-  if ! among "$P_login" $BODIES && in_group "$(managed_group)" "$P_login"; then BODIES="$BODIES $P_login"; fi
+  if ! among "$P_login" $BODIES && is_account "$P_login" && in_group "$(managed_group)" "$P_login"; then BODIES="$BODIES $P_login"; fi
   checked=''
   for name in $BODIES; do
     case $name in *[!A-Za-z0-9._-]* | -*) doomed "an account with an odd name has uid $L_uid" ;; *) checked="$checked $name" ;; esac
@@ -944,7 +944,8 @@ processes() {
           if (nested[p] && audited && audit[p] == 4294967295 && first("/proc/" p "/uid_map") == here) told[p] = 1
           else hers[p] = 1
         } else if (audit[p] == uid) {
-          if (policy == "all" || first("/proc/" p "/uid_map") != here || has("/proc/" p "/cgroup", "user-" uid ".slice")) hers[p] = 1
+          map = first("/proc/" p "/uid_map")  # nothing: it ended while we looked
+          if (policy == "all" || (map != "" && map != here) || has("/proc/" p "/cgroup", "user-" uid ".slice")) hers[p] = 1
         } else if (root[p] && title[p] ~ /^sshd/ && first("/proc/" p "/cmdline") ~ "^sshd(-session)?: " login "[ @]") hers[p] = 1
       }
       do { grown = 0
@@ -984,6 +985,7 @@ end_processes() {
     [ "$round" -lt 3 ] || nap 0.02
   done
   LEFT=$(processes '' | wc -l | tr -d ' ')
+  LEFT=${LEFT:-some}
 }
 pids_of() { processes "$1" | sed -n 's/^\([0-9][0-9]*\) .*/\1/p' | sort -n; }
 

@@ -1,0 +1,210 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { startHost, type TestHost } from '../hosts/hosts.ts'
+import { makePerson, type Person } from './person.ts'
+
+/**
+ * The person whose access is ending and who wants to stay, an admin's tools in between, a run that dies half-way. Each
+ * of these was done to an earlier version and worked.
+ */
+let host: TestHost
+let person: Person
+beforeAll(async () => {
+  host = await startHost({
+    setup: `printf '%%dbadmins ALL=(ALL) NOPASSWD:ALL\\n' >/etc/sudoers.d/dbadmins; chmod 440 /etc/sudoers.d/dbadmins`,
+  })
+})
+afterAll(() => host?.stop())
+
+let serial = 0
+let login = ''
+let id = ''
+beforeEach(async () => {
+  login = `mal${++serial}`
+  id = `grt_m${serial}`
+  person = await makePerson(host)
+})
+
+const HOME = { trust: 'home' } as const
+
+/** A process of the person's that outlives the login which started it. */
+const leaveBehind = (certificatePath: string, script: string) =>
+  person.login(certificatePath, `setsid nohup ${script} >/dev/null 2>&1 </dev/null &`, login)
+
+describe('the person cannot stay by', () => {
+  it('stopping every process of their own, ours included, in home mode', async () => {
+    const { certificatePath, reply } = await person.present({ id, login, policy: HOME })
+    await leaveBehind(certificatePath, `perl -e 'kill STOP => -1 while 1'`)
+    await expect.poll(async () => (await host.processesOf(reply.uid)).length).toBeGreaterThan(0)
+    const result = await person.absent({ id, login, policy: HOME })
+    expect(result).toMatchObject({ processesLeft: 0, account: 'locked' })
+    expect(await host.processesOf(reply.uid)).toEqual([])
+  })
+
+  it.each([
+    ['deleting the account', 'userdel -f LOGIN'],
+    ['taking its line out of /etc/passwd', `sed -i '/^LOGIN:/d' /etc/passwd /etc/shadow`],
+    ['giving it another name', 'usermod -l other LOGIN'],
+    ['giving it another uid', `sed -i 's/^LOGIN:x:[0-9]*:/LOGIN:x:4242:/' /etc/passwd`],
+    ['leaving the managed group', 'gpasswd -d LOGIN apono-managed'],
+  ])('%s', async (_how, command) => {
+    const { certificatePath, reply } = await person.present({ id, login, groups: ['dbadmins'] })
+    const session = person.stay(certificatePath, login)
+    await session.ready
+    expect((await host.exec(command.replaceAll('LOGIN', login))).code).toBe(0)
+
+    const result = await person.absent({ id, login, groups: ['dbadmins'] })
+    expect(result.processesLeft).toBe(0)
+    expect(await session.closed).toBe(255)
+    expect(await host.processesOf(reply.uid)).toEqual([])
+    expect((await host.exec(`ls /etc/ssh/apono-connector/${login}`)).code).not.toBe(0)
+    expect((await host.exec('grep ^dbadmins: /etc/group')).stdout.trim()).toMatch(/:$/)
+    expect((await person.login(certificatePath, 'true', login)).code).toBe(255)
+    expect((await person.login(certificatePath, 'true', 'other')).code).toBe(255)
+    await host.exec('userdel -f other; true')
+  })
+
+  it('making the ledger unwritable: everything ends, and is not called confirmed', async () => {
+    const { certificatePath, reply } = await person.present({ id, login, groups: ['dbadmins'] })
+    const inTheWay = `/var/lib/apono-connector/grants/.new.cp_test.${id}`
+    await host.exec(`mkdir ${inTheWay}`)
+    await expect(person.absent({ id, login, groups: ['dbadmins'] })).rejects.toMatchObject({
+      code: 'revoke_incomplete',
+    })
+    expect((await person.login(certificatePath, 'true', login)).code).toBe(255)
+    expect(await host.processesOf(reply.uid)).toEqual([])
+    await host.exec(`rmdir ${inTheWay}`)
+    expect(await person.absent({ id, login, groups: ['dbadmins'] })).toMatchObject({ account: 'locked' })
+  })
+
+  it.each([
+    ['shutting the home', 'chmod 0 .'],
+    ['a link in place of .ssh', 'mv .ssh elsewhere; ln -s elsewhere .ssh'],
+    ['a fifo in place of the file', 'rm .ssh/authorized_keys; mkfifo .ssh/authorized_keys'],
+    ['a folder in place of the file', 'rm .ssh/authorized_keys; mkdir .ssh/authorized_keys'],
+    ['a link to a file of root’s', 'rm .ssh/authorized_keys; ln -s /etc/motd .ssh/authorized_keys'],
+  ])('%s, in home mode, while another grant lives', async (_how, command) => {
+    const motd = await host.exec('stat /etc/motd; cat /etc/motd')
+    const first = await person.present({ id, login, policy: HOME })
+    const second = await person.present({ id: `${id}b`, login, policy: HOME })
+    await person.login(first.certificatePath, command, login)
+    expect(await person.absent({ id, login, policy: HOME })).toMatchObject({ account: 'kept' })
+    expect((await person.login(first.certificatePath, 'true', login)).code).toBe(255)
+    expect((await person.login(second.certificatePath, 'true', login)).code).toBe(0)
+    expect(await host.exec('stat /etc/motd; cat /etc/motd')).toEqual(motd)
+  })
+
+  it('a key of their own under the policy keep, after an admin’s tool dropped the managed group', async () => {
+    const policy = { onRevoke: 'keep' } as const
+    const { certificatePath } = await person.present({ id, login, policy })
+    await person.login(
+      certificatePath,
+      `umask 077; mkdir .ssh; echo '${person.key.publicKey}' >.ssh/authorized_keys`,
+      login,
+    )
+    await host.exec(`gpasswd -d ${login} apono-managed`)
+    const result = await person.absent({ id, login, policy })
+    expect(result).toMatchObject({ account: 'locked' })
+    expect(result.residue).toContainEqual({ kind: 'authorized_key', detail: '1 keys in ~/.ssh', removed: false })
+    expect((await person.login(undefined, 'true', login)).code).toBe(255)
+  })
+
+  it('a command of their own in /usr/local', async () => {
+    await host.exec(
+      'printf "#!/bin/sh\\nid >/root/owned\\n" | tee /usr/local/bin/atq >/usr/local/sbin/usermod; chmod 755 /usr/local/bin/atq /usr/local/sbin/usermod',
+    )
+    await person.present({ id, login, groups: ['dbadmins'] })
+    await person.absent({ id, login, groups: ['dbadmins'] })
+    expect((await host.exec('rm /usr/local/bin/atq /usr/local/sbin/usermod; ls /root/owned')).code).not.toBe(0)
+  })
+
+  it('a shortened grant, or a shrunk one: no line outlives its end, and assurance is not forgotten', async () => {
+    const first = await person.present({ id, login, groups: ['sudo'], seconds: 600 })
+    const session = person.stay(first.certificatePath, login)
+    await session.ready
+    await person.present({ id, login, generation: 2, seconds: 3 })
+    expect(await session.closed).toBe(255)
+    await expect
+      .poll(async () => (await person.login(first.certificatePath, 'true', login)).code, { timeout: 10_000 })
+      .toBe(255)
+    expect(await person.absent({ id, login, generation: 3 })).toMatchObject({ assurance: 'root_was_possible' })
+  })
+})
+
+describe('a run that dies', () => {
+  /** usermod that takes the whole program with it, once, right after it took a group. */
+  const dieAfterTakingAGroup = `mv /usr/sbin/usermod /usr/sbin/usermod.real
+cat >/usr/sbin/usermod <<'END'
+#!/bin/sh
+/usr/sbin/usermod.real "$@"; code=$?
+case "$*" in *-rG*) [ ! -e /run/die ] || { rm /run/die; pkill -KILL -f '^/bin/sh -s'; } ;; esac
+exit $code
+END
+chmod 755 /usr/sbin/usermod`
+
+  it('between taking a group and ending who has it is caught up with', async () => {
+    await host.exec(dieAfterTakingAGroup)
+    try {
+      await person.present({ id, login, groups: ['dbadmins'] })
+      const other = await person.present({ id: `${id}b`, login })
+      const session = person.stay(other.certificatePath, login)
+      await session.ready
+      await host.exec('touch /run/die')
+      await expect(person.absent({ id, login, groups: ['dbadmins'] })).rejects.toMatchObject({ retryable: true })
+      expect(await person.absent({ id, login, groups: ['dbadmins'], generation: 3 })).toMatchObject({
+        account: 'kept',
+        groupsRemoved: ['dbadmins'],
+      })
+      expect(await session.closed).toBe(255)
+      expect((await person.login(other.certificatePath, 'true', login)).code).toBe(0)
+    } finally {
+      await host.exec('mv /usr/sbin/usermod.real /usr/sbin/usermod')
+    }
+  })
+})
+
+describe('what is not ours', () => {
+  it('another person’s name for the login ends nothing, and says so', async () => {
+    const { certificatePath } = await person.present({ id, login })
+    await expect(person.absent({ id, login, person: 'someone@example.com' })).rejects.toMatchObject({
+      code: 'login_taken',
+    })
+    expect((await person.login(certificatePath, 'true', login)).code).toBe(0)
+    expect(await person.absent({ id, login })).toMatchObject({ account: 'locked' })
+  })
+
+  it('memberships that a name left behind are not inherited', async () => {
+    await host.exec(`sed -i 's/^sudo:.*/&${login}/' /etc/group`)
+    await expect(person.present({ id, login })).rejects.toMatchObject({ code: 'login_exists' })
+    expect(await host.passwd(login)).toBeUndefined()
+    await host.exec(`sed -i 's/${login}$//' /etc/group`)
+  })
+})
+
+describe('a server that would not let the login in', () => {
+  it.each([
+    ['AllowUsers apono', 'login_not_allowed'],
+    ['DenyGroups apono-managed', 'login_not_allowed'],
+  ])('%s: refused by name, and the account stays off', async (line, code) => {
+    const strict = await startHost({ setup: `printf '${line}\\n' >/etc/ssh/sshd_config.d/50-admin.conf` })
+    try {
+      const somebody = await makePerson(strict)
+      await expect(somebody.present({ login: 'eve' })).rejects.toMatchObject({ code })
+      expect(await strict.shadow('eve')).toMatchObject({ expires: '1' })
+    } finally {
+      await strict.stop()
+    }
+  })
+
+  it('no Include: refused before anything is changed', async () => {
+    const old = await startHost({ setup: `sed -i '/^Include/d' /etc/ssh/sshd_config` })
+    try {
+      const somebody = await makePerson(old)
+      await expect(somebody.present({ login: 'eve' })).rejects.toMatchObject({ code: 'trust_not_effective' })
+      expect(await old.passwd('eve')).toBeUndefined()
+      const { certificatePath } = await somebody.present({ login: 'eve', policy: HOME })
+      expect((await somebody.login(certificatePath, 'true', 'eve')).code).toBe(0)
+    } finally {
+      await old.stop()
+    }
+  })
+})
