@@ -21,6 +21,7 @@ export interface ClaimDeps extends CallDeps {
 
 /** An empty answer that comes sooner than this is not a long poll: without a pause it would become a hot loop. */
 const SHORTEST_POLL_MS = 1000
+const LEAST_MS = 100
 /** How long the loop may wait for a slot before it shows a sign of life. */
 const SLOT_WAIT_MS = 10_000
 
@@ -62,9 +63,12 @@ const claimOnce = async (
   const freeSlots = deps.slots.free()
   const body = { instanceId: deps.instanceId, freeSlots, waitMs, inFlight: deps.leases.refs() }
   const claimed = await deps.api.claim(body, signal)
+  // It waited there, not on the way: the answer is as old as now.
+  if (claimed !== null) deps.registration.observe(claimed.serverTime, deps.clock.monotonic())
   const started = claimed === null ? 0 : startAll(claimed, registered, sentAt, deps)
   const tookMs = deps.clock.monotonic() - sentAt
-  const leastMs = Math.min(SHORTEST_POLL_MS, waitMs)
+  // A wait of 0 after a failure is meant; one that the control plane chose must not make this a hot loop.
+  const leastMs = Math.max(Math.min(SHORTEST_POLL_MS, waitMs), registered.knobs.claimWaitMs < LEAST_MS ? LEAST_MS : 0)
   if (started === 0 && tookMs < leastMs) await deps.clock.sleep(leastMs, signal).catch(() => undefined)
 }
 

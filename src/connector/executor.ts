@@ -4,7 +4,7 @@ import type { HostProgram, RunContext } from '../host/host-program.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { EnsureJob, InspectJob, JobHead } from '../protocol/job.ts'
-import { type JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
+import { JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
 import { type LoginKey, parsePrivateKey } from '../secrets/private-key.ts'
 import { disposeMaterial } from '../secrets/secret-store.ts'
 import type { SecretStores } from '../secrets/stores.ts'
@@ -181,15 +181,25 @@ const asJobError = (error: unknown): JobError =>
         { cause: error },
       )
 
-/** A refused host key is named in the failure, so that an admin can look at it before accepting it. */
-const failureOf = (error: JobError, seenHostKeys: ReadonlySet<string>): JobFailure => ({
-  code: error.code,
-  message: error.message.slice(0, 2048),
-  hint: error.hint.slice(0, 4096),
-  retryable: error.retryable,
-  ...(error.recorded ? { recorded: error.recorded } : {}),
-  ...(error.code === 'host_key_changed' || error.code === 'host_key_unknown' ? { hostKeys: [...seenHostKeys] } : {}),
-})
+/**
+ * A refused host key is named in the failure, so that an admin can look at it before accepting it. What a server made up
+ * and does not fit the protocol is left out: it would make the whole report unreadable.
+ */
+const failureOf = (error: JobError, seenHostKeys: ReadonlySet<string>): JobFailure => {
+  const plain = {
+    code: error.code,
+    message: error.message.slice(0, 2048),
+    hint: error.hint.slice(0, 4096),
+    retryable: error.retryable,
+  }
+  const refusedKey = error.code === 'host_key_changed' || error.code === 'host_key_unknown'
+  const whole = JobFailure.safeParse({
+    ...plain,
+    ...(error.recorded ? { recorded: error.recorded } : {}),
+    ...(refusedKey ? { hostKeys: [...seenHostKeys] } : {}),
+  })
+  return whole.success ? whole.data : plain
+}
 
 /** Runs one job to its outcome. Never rejects. */
 export const executeJob = async (

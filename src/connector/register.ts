@@ -19,6 +19,11 @@ export interface Registration {
   renew(signal: AbortSignal): Promise<Registered>
   /** The control plane no longer knows this instance: the next `ensure` registers again. */
   forget(): void
+  /**
+   * The control plane's clock, as it was when our monotonic clock said `at`. Every answer corrects the skew: a clock that
+   * is set right an hour after the start must not leave certificates an hour off.
+   */
+  observe(serverTime: string, at: number): void
   /** Our clock, corrected by what the control plane's says. Milliseconds since 1970. */
   now(): number
 }
@@ -50,10 +55,12 @@ export const createRegistration = (deps: RegistrationDeps): Registration => {
   let known: Registered | null = null
   let valid = false
   let running: Promise<Registered> | null = null
+  let skewMs = 0
 
   const run = async (signal: AbortSignal): Promise<Registered> => {
     try {
       known = await register(deps, signal)
+      skewMs = known.skewMs
       valid = true
       deps.onRegistered()
       return known
@@ -76,6 +83,10 @@ export const createRegistration = (deps: RegistrationDeps): Registration => {
     forget: () => {
       valid = false
     },
-    now: () => deps.clock.now() + (known?.skewMs ?? 0),
+    observe: (serverTime, at) => {
+      const agoMs = deps.clock.monotonic() - at
+      skewMs = Math.round(Date.parse(serverTime) + agoMs - deps.clock.now())
+    },
+    now: () => deps.clock.now() + skewMs,
   }
 }

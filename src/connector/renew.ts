@@ -34,11 +34,16 @@ const apply = (results: RenewResponse['results'], leases: Leases, sentAt: number
 
 const renew = async (deps: RenewDeps, signal: AbortSignal): Promise<void> => {
   const sentAt = deps.clock.monotonic()
-  const { results } = await deps.api.renew({ instanceId: deps.instanceId, inFlight: deps.leases.refs() }, signal)
+  const body = { instanceId: deps.instanceId, inFlight: deps.leases.refs() }
+  const { results, serverTime } = await deps.api.renew(body, signal)
+  deps.registration.observe(serverTime, (sentAt + deps.clock.monotonic()) / 2)
   apply(results, deps.leases, sentAt)
 }
 
-const wanted = (deps: RenewDeps): number => (deps.registration.current()?.knobs ?? DEFAULT_KNOBS).renewEveryMs
+const LEAST_MS = 100
+
+const wanted = (deps: RenewDeps): number =>
+  Math.max(LEAST_MS, (deps.registration.current()?.knobs ?? DEFAULT_KNOBS).renewEveryMs)
 
 /**
  * Keeps all leases with one call every `renewEveryMs`, and sooner where a lease would reach a third of its life. It

@@ -1,0 +1,44 @@
+import { expect, test } from 'vitest'
+import type { ApiClient } from '../../src/connector/api-client.ts'
+import { createOutage } from '../../src/connector/outage.ts'
+import { createRegistration } from '../../src/connector/register.ts'
+import type { Clock } from '../../src/observability/clock.ts'
+import { createLogger } from '../../src/observability/log.ts'
+import { DEFAULT_KNOBS, PROTOCOL } from '../../src/protocol/calls.ts'
+
+const SERVER = Date.parse('2026-11-22T15:00:00.000Z')
+
+test('a clock that is set right after the start is believed from the next answer on', async () => {
+  let wall = SERVER - 600_000
+  let monotonic = 1000
+  const clock: Clock = { now: () => wall, monotonic: () => monotonic, sleep: async () => undefined }
+  const log = createLogger('error', { write: () => undefined })
+  const serverTime = new Date(SERVER).toISOString()
+  const api = {
+    register: async () => ({ serverTime, protocol: 1, controlPlaneId: 'cp_1', knobs: DEFAULT_KNOBS }),
+  } as Partial<ApiClient> as ApiClient
+  const registration = createRegistration({
+    api,
+    clock,
+    log,
+    outage: createOutage(clock, log),
+    request: {
+      connectorId: 'c',
+      instanceId: 'instance-1',
+      version: '0',
+      protocol: PROTOCOL,
+      cloud: { provider: 'none' },
+      secretStores: ['file'],
+      slots: 1,
+    },
+    onRegistered: () => undefined,
+  })
+  await registration.ensure(new AbortController().signal)
+  expect(registration.now()).toBe(SERVER)
+
+  wall = SERVER + 20_000
+  monotonic += 20_000
+  expect(registration.now()).toBe(SERVER + 620_000)
+  registration.observe(new Date(SERVER + 20_000).toISOString(), monotonic)
+  expect(registration.now()).toBe(SERVER + 20_000)
+})
