@@ -94,7 +94,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const calls = { api, clock, outage, registration, instanceId, random: fraction(deps.random) }
   const leases = createLeases(clock)
   const slots = createSlots(config.slots, clock)
-  const outbox = createOutbox({ ...calls, onConfirmed: leases.remove })
+  const outbox = createOutbox({ ...calls, log, onConfirmed: leases.remove })
   const health = createHealth(clock, () => Math.max(120_000, 2 * (knobs().claimWaitMs + 10_000)))
 
   // What does the work.

@@ -1,9 +1,8 @@
 import type { Clock } from '../observability/clock.ts'
 import type { ApiError } from './api-client.ts'
-import { type Backoff, createBackoff } from './backoff.ts'
+import { createBackoff } from './backoff.ts'
 import { asApiError, type CallName, type Outage } from './outage.ts'
 import type { Registered, Registration } from './register.ts'
-import type { Wakeup } from './wakeup.ts'
 
 /** What all loops that talk to the control plane have in common. */
 export interface CallDeps {
@@ -18,37 +17,40 @@ export interface Caller {
   attempt<T>(call: (registered: Registered) => Promise<T>, signal: AbortSignal): Promise<{ value: T } | null>
 }
 
-const isHopelessForNow = (error: ApiError): boolean => error.kind === 'rejected' || error.kind === 'upgrade_required'
-
-const failed = async (
-  name: CallName,
-  error: ApiError,
-  deps: CallDeps,
-  backoff: Backoff,
-  wait: (ms: number) => Promise<void>,
-): Promise<void> => {
-  if (error.kind === 'unknown_instance') deps.registration.forget()
-  else deps.outage.failed(name, error)
-  await wait(backoff.next({ retryAfterMs: error.retryAfterMs, atCap: isHopelessForNow(error) }))
+export interface CallerOptions {
+  /** What is done with the time of a back-off. Default: sleep. */
+  readonly pause?: (ms: number, signal: AbortSignal, error: ApiError) => Promise<void>
+  /** Whether a failure counts as the control plane failing. Default: all do. */
+  readonly isOutage?: (error: ApiError) => boolean
 }
+
+const isHopelessForNow = (error: ApiError): boolean => error.kind === 'rejected' || error.kind === 'upgrade_required'
 
 /**
  * The one retry loop's body: every failure is recorded, waited out with full jitter and survived. The loop around it
  * is the caller's, because each has its own idea of when it is done.
  */
-export const createCaller = (name: CallName, deps: CallDeps, wakeup?: Wakeup): Caller => {
+export const createCaller = (name: CallName, deps: CallDeps, options: CallerOptions = {}): Caller => {
   const backoff = createBackoff(deps.random)
+  const sleep = (ms: number, signal: AbortSignal): Promise<void> => deps.clock.sleep(ms, signal).catch(() => undefined)
+  const { pause = sleep, isOutage = () => true } = options
+
+  const failed = async (error: ApiError, signal: AbortSignal): Promise<void> => {
+    if (error.kind === 'unknown_instance') deps.registration.forget()
+    else if (isOutage(error)) deps.outage.failed(name, error)
+    const ms = backoff.next({ retryAfterMs: error.retryAfterMs, atCap: isHopelessForNow(error) })
+    await pause(ms, signal, error)
+  }
+
   return {
     attempt: async (call, signal) => {
-      const wait = (ms: number): Promise<void> =>
-        wakeup ? wakeup.wait(ms, signal) : deps.clock.sleep(ms, signal).catch(() => undefined)
       try {
         const value = await call(await deps.registration.ensure(signal))
         deps.outage.succeeded(name)
         backoff.reset()
         return { value }
       } catch (error) {
-        if (!signal.aborted) await failed(name, asApiError(error), deps, backoff, wait)
+        if (!signal.aborted) await failed(asApiError(error), signal)
         return null
       }
     },

@@ -1,7 +1,8 @@
+import type { Logger } from '../observability/log.ts'
 import { REPORT_BATCH, type Report, type ReportResponse } from '../protocol/calls.ts'
 import type { JobRef } from '../protocol/job.ts'
 import { type ApiClient, ApiError } from './api-client.ts'
-import { type CallDeps, createCaller } from './keep-trying.ts'
+import { type CallDeps, type Caller, createCaller } from './keep-trying.ts'
 import { createWakeup } from './wakeup.ts'
 
 /**
@@ -9,6 +10,12 @@ import { createWakeup } from './wakeup.ts'
  *
  * A final outcome stays here until the control plane has answered for it (`accepted`, `duplicate` or `stale`), however
  * long that takes. It is kept in memory for now: what is lost with the process is handed out again.
+ *
+ * One report that the control plane cannot take, for whatever reason and with whatever status, must never hold the
+ * others. So there are two lanes. Reports start in `fresh` and travel in batches. A batch that is refused shrinks to
+ * single reports; one that is refused alone moves to `refused`, where reports are tried one at a time, in turn. Each
+ * lane has its own back-off: a refused report delays itself, and a control plane that refuses everything is not asked
+ * faster than any other that is failing.
  */
 export interface Outbox {
   add(report: Report): void
@@ -23,6 +30,7 @@ export interface Outbox {
 
 export interface OutboxDeps extends CallDeps {
   readonly api: ApiClient
+  readonly log: Logger
   readonly instanceId: string
   /** The control plane has answered for the outcome of this job. */
   readonly onConfirmed: (ref: JobRef) => void
@@ -33,17 +41,67 @@ type Keyed = { jobId: string; epoch: number } | { grantId: string; generation: n
 const keyOf = (item: Keyed): string =>
   'jobId' in item ? `job ${item.epoch} ${item.jobId}` : `grant ${item.generation} ${item.grantId}`
 
+const refOf = (item: Keyed): Record<string, unknown> =>
+  'jobId' in item ? { jobId: item.jobId, epoch: item.epoch } : { grantId: item.grantId, generation: item.generation }
+
 const IDLE_MS = 60_000
+/** What was refused a moment ago is not tried again at once just because its lane was empty. */
+const FIRST_RETRY_MS = 500
+
+type LaneName = 'fresh' | 'refused'
+
+interface Lane {
+  readonly name: LaneName
+  readonly caller: Caller
+  /** On the monotonic clock. */
+  notBefore: number
+  /** Its next back-off is skipped. Only the flush at the end asks for that; a new outcome must not. */
+  hurried: boolean
+}
+
+interface Waiting {
+  readonly report: Report
+  readonly lane: LaneName
+}
+
+/**
+ * An answer about what was sent. A token, a version or an instance that is not welcome is about us, and no answer at
+ * all about the network: then neither lane has a chance.
+ */
+const isRefusal = (error: ApiError): boolean =>
+  error.status !== null &&
+  ![401, 403, 426].includes(error.status) &&
+  (error.kind === 'bad_request' || error.kind === 'unreachable')
 
 export const createOutbox = (deps: OutboxDeps): Outbox => {
-  const waiting = new Map<string, Report>()
+  /** In the order of their turn. */
+  const waiting = new Map<string, Waiting>()
   const news = createWakeup(deps.clock)
-  /** Only the flush at the end cuts a back-off short; a new outcome must not. */
-  const hurry = createWakeup(deps.clock)
-  const caller = createCaller('report', deps, hurry)
   const emptied = new Set<() => void>()
-  /** Shrinks to 1 when a batch is refused, so that one report the control plane cannot take never holds the others. */
   let batchLimit = REPORT_BATCH
+
+  const hold = (lane: Lane, ms: number): void => {
+    lane.notBefore = lane.hurried ? 0 : Math.max(lane.notBefore, deps.clock.monotonic() + ms)
+    lane.hurried = false
+  }
+
+  const createLane = (name: LaneName): Lane => {
+    const lane: Lane = {
+      name,
+      notBefore: 0,
+      hurried: false,
+      caller: createCaller('report', deps, {
+        // A readable refusal has its own line; it is no outage. Of what was refused before, all has been said.
+        isOutage: (error) => !isRefusal(error) || (error.code === null && name === 'fresh'),
+        pause: async (ms, _signal, error) => {
+          for (const held of isRefusal(error) ? [lane] : [fresh, refused]) hold(held, ms)
+        },
+      }),
+    }
+    return lane
+  }
+  const fresh = createLane('fresh')
+  const refused = createLane('refused')
 
   const confirm = (results: ReportResponse['results']): number => {
     let confirmed = 0
@@ -56,49 +114,76 @@ export const createOutbox = (deps: OutboxDeps): Outbox => {
     return confirmed
   }
 
-  /** A refused report goes to the end of the queue: it is kept, and the others come first. */
-  const moveToEnd = (reports: readonly Report[]): void => {
-    for (const report of reports) {
-      waiting.delete(keyOf(report))
-      waiting.set(keyOf(report), report)
-    }
+  /** To the end of the refused lane: it is kept, and the others come first. */
+  const setAside = (report: Report, from: Lane, error: ApiError): void => {
+    waiting.delete(keyOf(report))
+    waiting.set(keyOf(report), { report, lane: 'refused' })
+    if (from === refused) return
+    refused.notBefore = Math.max(refused.notBefore, deps.clock.monotonic() + FIRST_RETRY_MS)
+    deps.log.warn(
+      { event: 'report_refused', ...refOf(report), status: error.status, code: error.code, reason: error.message },
+      'control plane refuses a report; it is kept and tried again',
+    )
   }
 
-  const send = async (limit: number, signal: AbortSignal): Promise<void> => {
-    const reports = [...waiting.values()].slice(0, Math.min(limit, batchLimit))
+  const reportsOf = (lane: Lane): Report[] =>
+    [...waiting.values()].filter((one) => one.lane === lane.name).map(({ report }) => report)
+
+  const send = async (lane: Lane, batch: number, signal: AbortSignal): Promise<void> => {
+    const limit = lane === refused ? 1 : Math.min(batch, batchLimit)
+    const reports = reportsOf(lane).slice(0, limit)
     try {
       const { results } = await deps.api.report({ instanceId: deps.instanceId, reports }, signal)
-      if (confirm(results) === 0) throw new ApiError('unreachable', 'the answer confirms none of our reports', {})
-      batchLimit = Math.min(batchLimit * 2, limit)
+      if (confirm(results) === 0) {
+        throw new ApiError('unreachable', 'the answer confirms none of our reports', { status: 200 })
+      }
+      if (lane === fresh) batchLimit = Math.min(batchLimit * 2, batch)
     } catch (error) {
-      if (error instanceof ApiError && error.kind === 'bad_request') {
-        batchLimit = 1
-        moveToEnd(reports)
+      if (error instanceof ApiError && isRefusal(error)) {
+        const [only] = reports
+        if (reports.length === 1 && only !== undefined) setAside(only, lane, error)
+        else batchLimit = 1
       }
       throw error
     }
   }
 
+  /** The lane whose turn comes first. When both are due they take turns, so that neither starves the other. */
+  const nextLane = (last: Lane): Lane | null => {
+    const order = last === fresh ? [refused, fresh] : [fresh, refused]
+    const busy = order.filter((lane) => [...waiting.values()].some((one) => one.lane === lane.name))
+    const now = deps.clock.monotonic()
+    return busy.find((lane) => lane.notBefore <= now) ?? busy.toSorted((a, b) => a.notBefore - b.notBefore)[0] ?? null
+  }
+
   return {
     add: (report) => {
       if (report.outcome === 'progress') return
-      waiting.set(keyOf(report), report)
+      waiting.set(keyOf(report), { report, lane: waiting.get(keyOf(report))?.lane ?? 'fresh' })
       news.wake()
     },
     size: () => waiting.size,
     unconfirmed: () =>
-      [...waiting.values()].flatMap((report) =>
+      [...waiting.values()].flatMap(({ report }) =>
         'jobId' in report ? [{ jobId: report.jobId, epoch: report.epoch }] : [],
       ),
     loop: async (signal) => {
+      let last = refused
       while (!signal.aborted) {
-        if (waiting.size === 0) await news.wait(IDLE_MS, signal)
-        else await caller.attempt((registered) => send(registered.knobs.reportBatch, signal), signal)
+        const lane = nextLane(last)
+        const ms = lane === null ? IDLE_MS : lane.notBefore - deps.clock.monotonic()
+        if (lane === null || ms > 0) {
+          await news.wait(ms, signal)
+          continue
+        }
+        last = lane
+        await lane.caller.attempt((registered) => send(lane, registered.knobs.reportBatch, signal), signal)
       }
     },
     flush: async (signal) => {
       if (waiting.size === 0 || signal.aborted) return
-      hurry.wake()
+      for (const lane of [fresh, refused]) Object.assign(lane, { notBefore: 0, hurried: true })
+      news.wake()
       await new Promise<void>((resolve) => {
         emptied.add(resolve)
         signal.addEventListener('abort', () => resolve(), { once: true })
