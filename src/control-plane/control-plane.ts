@@ -15,6 +15,7 @@ import type { Clock } from '../observability/clock.ts'
 import type { Logger } from '../observability/log.ts'
 import type { Random } from '../observability/random.ts'
 import { DEFAULT_KNOBS, type Knobs } from '../protocol/calls.ts'
+import { Defects } from './access/attempt.ts'
 import type { Deps } from './access/deps.ts'
 import { createKeySeal } from './access/key-seal.ts'
 import { createHttpServerFor, type TlsFiles } from './api/http-server.ts'
@@ -68,7 +69,7 @@ const openStore = async (config: ControlPlaneConfig, options: ControlPlaneOption
   await makeFolders(config)
   const seal = createKeySeal(await loadEncryptionKey(config, random), random)
   const { clock, log } = options
-  const deps: Deps = { clock, log, random, seal, knobs: { ...DEFAULT_KNOBS, ...options.knobs } }
+  const deps: Deps = { clock, log, random, seal, knobs: { ...DEFAULT_KNOBS, ...options.knobs }, defects: new Defects() }
   return { deps, store: openSqliteStore(config.databasePath) }
 }
 

@@ -1,3 +1,5 @@
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
 import { GrantsResponse } from '../../src/protocol/calls.ts'
 import type { EnsureJob } from '../../src/protocol/job.ts'
@@ -201,24 +203,86 @@ test('a grant is not handed out after its end', async () => {
   expect(await scene.status(id)).toBe('Expired')
 })
 
-test('a ledger that remembers more than we do: above it, and again', async () => {
+test('a ledger that remembers more than we do: above its generation, after the back-off', async () => {
   const scene = await stage()
   await scene.grant()
   const job = await scene.fake.claimEnsure()
   await scene.fake.fail(job, 'superseded', { recorded: { generation: 7, epoch: job.epoch + 500 } })
+  expect(await scene.fake.claim()).toEqual([])
+  scene.clock.advance(5 * SECOND)
   const again = await scene.fake.claimEnsure()
   expect(again.grant).toMatchObject({ generation: 8, state: 'present', issue: true })
-  expect(again.epoch).toBeGreaterThan(job.epoch + 500)
 })
 
-test('a ledger cannot use up the epochs of all other servers', async () => {
+test('no ledger moves the epochs of the others, whatever it says', async () => {
   const scene = await stage()
-  await scene.grant()
-  const job = await scene.fake.claimEnsure()
-  await scene.fake.fail(job, 'superseded', { recorded: { generation: 7, epoch: 2 ** 31 - 1 } })
-  const again = await scene.fake.claimEnsure()
-  expect(again.grant.generation).toBe(8)
-  expect(again.epoch).toBeLessThan(job.epoch + 500)
+  const id = await scene.grant({ seconds: 7200 })
+  const first = await scene.fake.claimEnsure()
+  let job: EnsureJob | null = first
+  for (let round = 0; job?.grant.state === 'present'; round += 1) {
+    expect(round).toBeLessThan(10)
+    const recorded = { generation: job.grant.generation, epoch: Math.min(job.epoch + 1_000_000, 2 ** 31 - 1) }
+    await scene.fake.fail(job, 'superseded', { recorded })
+    scene.clock.advance(300 * SECOND)
+    await scene.fake.register()
+    job = await scene.fake.claimEnsure()
+    expect(job.epoch).toBe(first.epoch + round + 1)
+  }
+  expect(await scene.status(id)).toBe('Failed')
+})
+
+test('a ledger far ahead is an ordinary failure, for ends too, and no end of another grant waits for it', async () => {
+  const scene = await stage()
+  const id = await scene.grant({ seconds: 60 })
+  const other = await scene.grant({ server: 'web-2', seconds: 60 })
+  const jobs = (await scene.fake.claim()).filter((job) => job.kind === 'ensure')
+  for (const job of jobs) {
+    if (job.server.name === 'web-2') await scene.fake.succeed(job, presentResult(job))
+    else await scene.fake.fail(job, 'superseded', { recorded: { generation: 2 ** 31 - 2, epoch: 1 } })
+  }
+  scene.clock.advance(60 * SECOND)
+  await scene.fake.register()
+  for (const end of await scene.fake.claim()) {
+    if (end.kind !== 'ensure') throw new Error('ends only')
+    expect(end.grant).toMatchObject({ state: 'absent', generation: 2 })
+    if (end.server.name === 'web-2') await scene.fake.succeed(end, absentResult(end))
+    else await scene.fake.fail(end, 'superseded', { recorded: { generation: 2 ** 31 - 2, epoch: 1 } })
+  }
+  expect(await scene.status(other)).toBe('Expired')
+  expect(await scene.fake.claim()).toEqual([])
+  scene.clock.advance(15 * SECOND)
+  expect((await scene.fake.claimEnsure()).grant.generation).toBe(2)
+  expect(await scene.status(id)).toBe('Failed')
+})
+
+const editGrant = (scene: Scene, id: string, sql: string): void => {
+  const db = new DatabaseSync(join(scene.stateDir, 'control-plane.db'), { timeout: 5000 })
+  db.prepare(`UPDATE grants SET ${sql} WHERE id = ?`).run(id)
+  db.close()
+}
+
+test('a grant that has used up its generations still ends', async () => {
+  const scene = await stage()
+  const { id, job } = await active(scene, { seconds: 60 })
+  editGrant(scene, job.grant.id, `doc = json_set(doc, '$.generation', ${2 ** 31 - 1})`)
+  scene.clock.advance(60 * SECOND)
+  await scene.fake.register()
+  expect((await scene.fake.claimEnsure()).grant.state).toBe('absent')
+  expect(await scene.status(id)).toBe('Revoking')
+})
+
+test('a grant that cannot be ended keeps no other from its end', async () => {
+  const scene = await stage()
+  const { job } = await active(scene, { seconds: 60 })
+  const other = await scene.grant({ server: 'web-2', seconds: 60 })
+  await scene.fake.work()
+  editGrant(scene, job.grant.id, `doc = '{'`)
+  scene.clock.advance(60 * SECOND)
+  await scene.fake.register()
+  const end = await scene.fake.claimEnsure()
+  expect(end).toMatchObject({ server: { name: 'web-2' }, grant: { state: 'absent' } })
+  await scene.fake.succeed(end, absentResult(end))
+  expect(await scene.status(other)).toBe('Expired')
 })
 
 test('superseded by our own newer work is no news', async () => {

@@ -2,6 +2,7 @@ import type { Clock } from '../../observability/clock.ts'
 import type { Logger } from '../../observability/log.ts'
 import type { Random } from '../../observability/random.ts'
 import type { Knobs } from '../../protocol/calls.ts'
+import type { Defects } from './attempt.ts'
 import type { KeySeal } from './key-seal.ts'
 
 /** What the domain is given besides records. */
@@ -11,6 +12,8 @@ export interface Deps {
   readonly log: Logger
   readonly knobs: Knobs
   readonly seal: KeySeal
+  /** Which of many is failing just now. */
+  readonly defects: Defects
 }
 
 /** An id that says what it names: `grt_` and 80 random bits. Fits protocol.md's allow-list for ids on servers. */

@@ -3,7 +3,7 @@ import type { Tx } from '../store/store.ts'
 import { audit, SYSTEM } from './audit.ts'
 import { absentBackOff, MAX_PRESENT_FAILURES, presentBackOff } from './back-off.ts'
 import type { Deps } from './deps.ts'
-import { endGrant, MAX_COUNTER, raiseGeneration, sameMachine } from './grants.ts'
+import { endGrant, hasGenerationAbove, raiseGeneration, sameMachine } from './grants.ts'
 import type { GrantRecord, JobRecord } from './model.ts'
 import { learnMachine } from './servers.ts'
 
@@ -11,10 +11,10 @@ import { learnMachine } from './servers.ts'
 const CERTIFICATE = /^([a-z0-9@.-]+-cert-v01@openssh\.com) ([A-Za-z0-9+/]+={0,2})(?: [A-Za-z0-9_-]*)?$/
 
 /**
- * A ledger may remember more than a restored control plane does, but a server that was taken over must not be able
- * to use up the counter of all others.
+ * A ledger may remember more than a restored control plane does, but not much more: a server that was taken over must
+ * not be able to use up the generations that the grant's end needs.
  */
-const MAX_EPOCH_JUMP = 1_000_000
+const MAX_GENERATION_JUMP = 1000
 
 const learnFrom = async (
   tx: Tx,
@@ -85,23 +85,25 @@ export const absentSucceeded = async (tx: Tx, deps: Deps, job: JobRecord, result
 const recordedAbove = (job: JobRecord, failure: JobFailure): { generation: number; epoch: number } | null => {
   const { recorded } = failure
   if (failure.code !== 'superseded' || !recorded || job.generation === null) return null
-  if (recorded.generation >= MAX_COUNTER) return null
+  if (recorded.generation > job.generation + MAX_GENERATION_JUMP) return null
   const above =
     recorded.generation > job.generation || (recorded.generation === job.generation && recorded.epoch > job.epoch)
   return above ? recorded : null
 }
 
+/** A failure like any other in how long it waits, so that a server can't keep us busy. The epoch needs no raise: the generation decides. */
 const goAbove = async (
   tx: Tx,
   deps: Deps,
+  job: JobRecord,
   grant: GrantRecord,
   recorded: { generation: number; epoch: number },
 ): Promise<void> => {
-  const jump = recorded.epoch - (await tx.epoch.current())
-  if (jump > 0 && jump <= MAX_EPOCH_JUMP) await tx.epoch.raise(recorded.epoch)
+  const failures = job.failures + 1
+  const wait = grant.state === 'absent' ? absentBackOff(failures) : presentBackOff(failures)
   deps.log.warn({ event: 'ledger_ahead', grant: grant.id, recorded }, 'a server remembers more than this database')
   await audit(tx, deps, SYSTEM, 'grant.ledger_ahead', grant.id, { recorded })
-  await raiseGeneration(tx, deps, grant, {}, { floor: recorded.generation })
+  await raiseGeneration(tx, deps, grant, {}, { floor: recorded.generation, failures, wait })
 }
 
 const retryLater = async (tx: Tx, deps: Deps, job: JobRecord, wait: (failures: number) => number): Promise<void> => {
@@ -132,7 +134,7 @@ const presentFailed = async (
 ): Promise<void> => {
   const failures = job.failures + 1
   const again = failures < MAX_PRESENT_FAILURES
-  if (again && failure.code === 'ledger_lost') {
+  if (again && failure.code === 'ledger_lost' && hasGenerationAbove(grant)) {
     await raiseGeneration(tx, deps, grant, {}, { failures })
     return
   }
@@ -149,7 +151,8 @@ export const ensureFailed = async (tx: Tx, deps: Deps, job: JobRecord, failure: 
   const noted: GrantRecord = { ...grant, lastFailure }
   await tx.grants.put(noted)
   const recorded = recordedAbove(job, failure)
-  if (recorded) await goAbove(tx, deps, noted, recorded)
+  const again = grant.state === 'absent' || job.failures + 1 < MAX_PRESENT_FAILURES
+  if (recorded && again && hasGenerationAbove(grant, recorded.generation)) await goAbove(tx, deps, job, noted, recorded)
   else if (grant.state === 'absent') await retryLater(tx, deps, job, absentBackOff)
   else await presentFailed(tx, deps, job, noted, failure)
 }

@@ -16,7 +16,13 @@ import { closeGrantJobs, openEnsureJob } from './jobs.ts'
 import { makeKeyPair } from './key-pair.ts'
 import type { EndReason, GrantRecord, IntegrationRecord, RequestRecord, ServerRecord, UserRecord } from './model.ts'
 
-export const MAX_COUNTER = 2 ** 31 - 1
+const MAX_COUNTER = 2 ** 31 - 1
+
+/** Kept for ends, which must always be possible. */
+const RESERVED_GENERATIONS = 1_000_000
+
+export const hasGenerationAbove = (grant: GrantRecord, floor = 0): boolean =>
+  Math.max(grant.generation, floor) < MAX_COUNTER - RESERVED_GENERATIONS
 
 export const protocolIntegration = (record: IntegrationRecord): Integration => ({
   id: record.id,
@@ -127,19 +133,18 @@ export const createGrant = async (tx: Tx, deps: Deps, fresh: NewGrant): Promise<
 
 type Changes = Partial<Omit<GrantRecord, 'id' | 'generation'>>
 
-/** The desired state changes: above `floor` too, where a server remembers more than we do. */
+/** The desired state changes: above `floor` too, where a server remembers more than we do. Never throws for want of a number. */
 export const raiseGeneration = async (
   tx: Tx,
   deps: Deps,
   grant: GrantRecord,
   changes: Changes,
-  options: { floor?: number; failures?: number } = {},
+  options: { floor?: number; failures?: number; wait?: number } = {},
 ): Promise<GrantRecord> => {
-  const generation = Math.max(grant.generation, options.floor ?? 0) + 1
-  if (generation > MAX_COUNTER) throw conflict('this grant has no generation left')
+  const generation = Math.min(Math.max(grant.generation, options.floor ?? 0) + 1, MAX_COUNTER)
   const changed: GrantRecord = { ...grant, ...changes, generation }
   await tx.grants.put(changed)
-  await openEnsureJob(tx, deps, changed, options.failures)
+  await openEnsureJob(tx, deps, changed, options)
   return changed
 }
 
@@ -166,6 +171,7 @@ export const endGrant = async (
 export const extendGrant = async (tx: Tx, deps: Deps, grant: GrantRecord, notAfter: number): Promise<GrantRecord> => {
   if (grant.end) throw conflict('the grant has ended; request access again')
   if (notAfter <= grant.notAfter) throw conflict('the new end must be later than the present one')
+  if (!hasGenerationAbove(grant)) throw conflict('the grant cannot be extended any more; request access again')
   const latestNotAfter = Math.max(grant.latestNotAfter, notAfter)
   return raiseGeneration(tx, deps, grant, { notAfter, latestNotAfter })
 }

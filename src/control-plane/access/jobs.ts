@@ -22,9 +22,14 @@ export const closeGrantJobs = async (tx: Tx, grantId: string): Promise<void> => 
 }
 
 /** Replaces what was to be done for this grant by what its newest generation wants. */
-export const openEnsureJob = async (tx: Tx, deps: Deps, grant: GrantRecord, failures = 0): Promise<void> => {
+export const openEnsureJob = async (
+  tx: Tx,
+  deps: Deps,
+  grant: GrantRecord,
+  { failures = 0, wait = 0 }: { failures?: number; wait?: number } = {},
+): Promise<void> => {
   await closeGrantJobs(tx, grant.id)
-  const now = deps.clock.now()
+  const from = deps.clock.now() + wait
   const job: Fresh = {
     connectorId: grant.connectorId,
     serverKey: serverKey(grant.server),
@@ -34,7 +39,7 @@ export const openEnsureJob = async (tx: Tx, deps: Deps, grant: GrantRecord, fail
     generation: grant.generation,
     serverId: grant.serverId,
   }
-  await openJob(tx, deps, job, grant.state === 'present' ? Math.max(now, grant.notBefore) : now, failures)
+  await openJob(tx, deps, job, grant.state === 'present' ? Math.max(from, grant.notBefore) : from, failures)
 }
 
 /** At most one open inspection per server; one that waits for its back-off is pulled forward. */

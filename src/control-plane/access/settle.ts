@@ -1,4 +1,5 @@
 import type { Tx } from '../store/store.ts'
+import { attempt } from './attempt.ts'
 import { SYSTEM } from './audit.ts'
 import { INSPECT_EVERY_MS } from './back-off.ts'
 import type { Deps } from './deps.ts'
@@ -9,8 +10,13 @@ import type { ServerRecord } from './model.ts'
 /** How long an instance may be silent before it counts as gone. */
 export const instanceTtlMs = (deps: Deps): number => 3 * deps.knobs.renewEveryMs
 
+const endOverdue = async (tx: Tx, deps: Deps, id: string): Promise<void> => {
+  const grant = await tx.grants.get(id)
+  if (grant) await endGrant(tx, deps, grant, 'expired', SYSTEM)
+}
+
 const endOverdueGrants = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
-  for (const grant of await tx.grants.overdue(now)) await endGrant(tx, deps, grant, 'expired', SYSTEM)
+  for (const id of await tx.grants.overdue(now)) await attempt(tx, deps, id, () => endOverdue(tx, deps, id))
 }
 
 const freeLapsedLeases = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
@@ -43,7 +49,8 @@ const inspectServer = async (tx: Tx, deps: Deps, server: ServerRecord, now: numb
 
 /**
  * Does everything that the passing of time demands. It runs when something is due, and before every claim, so that
- * what is handed out is right even where the timer is late.
+ * what is handed out is right even where the timer is late. Each grant ends by itself: one that can't must never keep
+ * the others from it.
  */
 export const settle = async (tx: Tx, deps: Deps): Promise<void> => {
   const now = deps.clock.now()

@@ -1,7 +1,7 @@
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite'
 import { grantPhase } from '../access/model.ts'
 import { migrate } from './sqlite-migrations.ts'
-import type { Page, PageQuery, Store, Tx } from './store.ts'
+import { type Page, type PageQuery, type Store, StoreFailure, type Tx } from './store.ts'
 
 /** How long another process (a backup, `sqlite3` by hand) may hold the file before we give up. */
 const BUSY_TIMEOUT_MS = 5000
@@ -135,14 +135,9 @@ const metaOf = (statements: Statements): Tx['meta'] => ({
   },
 })
 
-const epochOf = (statements: Statements): Tx['epoch'] => {
-  const current = async () => Number(statements.get('SELECT epoch FROM counters')?.['epoch'])
-  return {
-    current,
-    next: async () => Number(statements.get('UPDATE counters SET epoch = epoch + 1 RETURNING epoch')?.['epoch']),
-    raise: async (floor) => statements.run('UPDATE counters SET epoch = max(epoch, ?)', floor),
-  }
-}
+const epochOf = (statements: Statements): Tx['epoch'] => ({
+  next: async () => Number(statements.get('UPDATE counters SET epoch = epoch + 1 RETURNING epoch')?.['epoch']),
+})
 
 const usersOf = (statements: Statements): Tx['users'] => {
   const table = new Table<Row<'users'>>(statements, 'users', (user) => ({ email: user.email, login: user.login }))
@@ -233,7 +228,8 @@ const grantsOf = (statements: Statements): Tx['grants'] => {
     page: (query) => table.page(query, allOf([equals('user_id', query.userId), equals('phase', query.phase)])),
     openOfConnector: (query) =>
       table.page(query, { sql: `connector_id = ? AND phase <> 'closed'`, values: [query.connectorId] }),
-    overdue: (now) => table.where('ends_at <= ?', now),
+    overdue: async (now) =>
+      statements.all('SELECT id FROM grants WHERE ends_at <= ? ORDER BY ends_at', now).map(({ id }) => String(id)),
   }
 }
 
@@ -309,7 +305,34 @@ const records = <T extends { readonly id: string }>(table: Table<T>) => ({
   put: (record: T) => table.put(record),
 })
 
-const transactionOf = (statements: Statements): Tx => ({
+/** SQLite's codes for what a single statement can do wrong; after any other the database itself is in trouble. */
+const STATEMENT_ERRORS: ReadonlySet<number> = new Set([1, 18, 19, 20, 25])
+const PRIMARY_CODE = 0xff
+
+const isStoreFailure = (error: unknown): boolean =>
+  error instanceof Error &&
+  'errcode' in error &&
+  typeof error.errcode === 'number' &&
+  !STATEMENT_ERRORS.has(error.errcode & PRIMARY_CODE)
+
+const savepointOf =
+  (db: DatabaseSync): Tx['savepoint'] =>
+  async (work) => {
+    db.exec('SAVEPOINT one')
+    try {
+      const result = await work()
+      db.exec('RELEASE one')
+      return result
+    } catch (error) {
+      if (error instanceof StoreFailure) throw error
+      if (isStoreFailure(error) || !db.isTransaction) throw new StoreFailure(error)
+      db.exec('ROLLBACK TO one; RELEASE one')
+      throw error
+    }
+  }
+
+const transactionOf = (db: DatabaseSync, statements: Statements): Tx => ({
+  savepoint: savepointOf(db),
   meta: metaOf(statements),
   epoch: epochOf(statements),
   users: usersOf(statements),
@@ -339,7 +362,7 @@ class SqliteStore implements Store {
   constructor(db: DatabaseSync) {
     this.#db = db
     this.#statements = new Statements(db)
-    this.#tx = transactionOf(this.#statements)
+    this.#tx = transactionOf(db, this.#statements)
   }
 
   write<T>(work: (tx: Tx) => Promise<T>): Promise<T> {

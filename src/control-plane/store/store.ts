@@ -24,6 +24,14 @@ import type {
   UserRecord,
 } from '../access/model.ts'
 
+/** The database itself can't go on (disk full, file gone): nothing of the transaction is to be had. */
+export class StoreFailure extends Error {
+  constructor(cause: unknown) {
+    super(cause instanceof Error ? cause.message : 'the store failed', { cause })
+    this.name = 'StoreFailure'
+  }
+}
+
 export interface Store {
   /** All of `work`'s writes are kept, durably, or none is. */
   write<T>(work: (tx: Tx) => Promise<T>): Promise<T>
@@ -51,6 +59,8 @@ interface Records<T> {
 }
 
 export interface Tx {
+  /** Within the transaction: all of `work`'s writes stay, or, when it throws, none. A {@link StoreFailure} ends the whole. */
+  savepoint<T>(work: () => Promise<T>): Promise<T>
   readonly meta: {
     get(name: string): Promise<string | null>
     set(name: string, value: string): Promise<void>
@@ -58,9 +68,6 @@ export interface Tx {
   readonly epoch: {
     /** Never returns the same number twice, nor a lower one. */
     next(): Promise<number>
-    /** After this, `next` is above `floor`. Never lowers the counter. */
-    raise(floor: number): Promise<void>
-    current(): Promise<number>
   }
   readonly users: Records<UserRecord> & {
     byEmail(email: string): Promise<UserRecord | null>
@@ -103,8 +110,8 @@ export interface Tx {
     page(query: PageQuery & { userId?: string; phase?: GrantPhase }): Promise<Page<GrantRecord>>
     /** Not closed: should be present, or its end is not confirmed. */
     openOfConnector(query: PageQuery & { connectorId: string }): Promise<Page<GrantRecord>>
-    /** Should be present, and its time is over. */
-    overdue(now: number): Promise<readonly GrantRecord[]>
+    /** Ids of those that should be present, and whose time is over. */
+    overdue(now: number): Promise<readonly string[]>
   }
   readonly jobs: Records<JobRecord> & {
     openOfGrant(grantId: string): Promise<readonly JobRecord[]>
