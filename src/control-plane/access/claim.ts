@@ -1,5 +1,6 @@
 import type { Job, JobRef } from '../../protocol/job.ts'
 import type { Tx } from '../store/store.ts'
+import { attempt } from './attempt.ts'
 import { REDELIVER_AFTER_MS } from './back-off.ts'
 import type { Deps } from './deps.ts'
 import { grantOnServer, protocolIntegration, protocolServer } from './grants.ts'
@@ -76,8 +77,8 @@ export const claimJobs = async (
   const ready = await tx.jobs.claimable({ connectorId: instance.connectorId, now, limit })
   const jobs: Job[] = []
   for (const job of ready) {
-    const handed = await handOut(tx, deps, instance, job)
-    if (handed) jobs.push(handed)
+    const handed = await attempt(tx, deps, job.id, () => handOut(tx, deps, instance, job))
+    if (handed.ok && handed.value) jobs.push(handed.value)
   }
   return jobs
 }

@@ -8,6 +8,7 @@ import { REPORT_ERRORS } from '../../protocol/report-errors.ts'
 import type { JobFailure } from '../../protocol/results.ts'
 import { AbsentResult, InspectResult, PresentResult } from '../../protocol/results.ts'
 import type { Tx } from '../store/store.ts'
+import { attempt } from './attempt.ts'
 import { SYSTEM } from './audit.ts'
 import { CANCELLED_PAUSE_MS } from './back-off.ts'
 import type { Deps } from './deps.ts'
@@ -100,8 +101,33 @@ const expired = async (tx: Tx, deps: Deps, connectorId: string, report: Of<'expi
   return 'accepted'
 }
 
-export const acceptReport = (tx: Tx, deps: Deps, connectorId: string, report: Report): Promise<ReportStatus> => {
+/** How a report that we can't read, or can't apply, counts for its job. */
+export const unusableReport = (message: string): JobFailure => ({
+  code: 'invalid_report',
+  message: message.slice(0, 1000),
+  hint: REPORT_ERRORS.invalid_report.hint,
+  retryable: REPORT_ERRORS.invalid_report.retryable,
+})
+
+const judge = (tx: Tx, deps: Deps, connectorId: string, report: Report): Promise<ReportStatus> => {
   if (report.outcome === 'progress') return progress(tx, connectorId, report)
   if (report.outcome === 'expired') return expired(tx, deps, connectorId, report)
   return final(tx, deps, connectorId, report)
+}
+
+/**
+ * Each report by itself: one that we can't apply (a defect of ours) counts as that job's failure, and what can't even
+ * count as that is let go as `stale`, because a connector repeats what is not answered for ever. No end is lost with
+ * it: the control plane's own `absent` job goes on until it is confirmed.
+ */
+export const acceptReport = async (tx: Tx, deps: Deps, connectorId: string, report: Report): Promise<ReportStatus> => {
+  const subject = report.outcome === 'expired' ? report.grantId : report.jobId
+  const judged = await attempt(tx, deps, `report ${subject}`, () => judge(tx, deps, connectorId, report))
+  if (judged.ok) return judged.value
+  if (report.outcome !== 'succeeded' && report.outcome !== 'failed') return 'stale'
+  const { jobId, epoch, at } = report
+  const error = unusableReport('the control plane could not apply the report; its log says why')
+  const failed = { jobId, epoch, at, outcome: 'failed', error } as const
+  const counted = await attempt(tx, deps, `failed report ${subject}`, () => judge(tx, deps, connectorId, failed))
+  return counted.ok ? counted.value : 'stale'
 }

@@ -38,7 +38,9 @@ const forgetSilentInstances = async (tx: Tx, deps: Deps, now: number): Promise<v
 }
 
 const inspectByTheHour = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
-  for (const server of await tx.servers.dueForInspection(now)) await inspectServer(tx, deps, server, now)
+  for (const server of await tx.servers.dueForInspection(now)) {
+    await attempt(tx, deps, server.id, () => inspectServer(tx, deps, server, now))
+  }
 }
 
 const inspectServer = async (tx: Tx, deps: Deps, server: ServerRecord, now: number): Promise<void> => {

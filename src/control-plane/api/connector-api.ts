@@ -4,6 +4,7 @@ import {
   ClaimRequest,
   type ClaimResponse,
   DeregisterRequest,
+  ExpiredReport,
   type GrantsResponse,
   PROTOCOL,
   RegisterRequest,
@@ -15,15 +16,14 @@ import {
 } from '../../protocol/calls.ts'
 import type { Job } from '../../protocol/job.ts'
 import { JobRef } from '../../protocol/job.ts'
-import { REPORT_ERRORS } from '../../protocol/report-errors.ts'
 import { claimJobs } from '../access/claim.ts'
 import { deregisterInstance, findInstance, registerInstance, touchInstance } from '../access/connectors.ts'
-import { invalid } from '../access/domain-error.ts'
+import { type InputProblem, invalid } from '../access/domain-error.ts'
 import { grantOnServer } from '../access/grants.ts'
 import { check, parseInput } from '../access/input.ts'
 import { renewLease } from '../access/jobs.ts'
 import type { InstanceRecord } from '../access/model.ts'
-import { acceptReport } from '../access/reports.ts'
+import { acceptReport, unusableReport } from '../access/reports.ts'
 import type { Service } from '../service.ts'
 import type { Tx } from '../store/store.ts'
 import { connectorCaller } from './auth.ts'
@@ -144,22 +144,26 @@ const renew = async (service: Service, request: FastifyRequest): Promise<RenewRe
   return { serverTime: serverTime(service), results }
 }
 
+const GrantRef = ExpiredReport.pick({ grantId: true, generation: true })
+type Incoming =
+  | { readonly report: Report }
+  | { readonly unread: z.infer<typeof GrantRef> | null; readonly problems: readonly InputProblem[] }
+
 const ReportEnvelope = z.object({ instanceId: z.string(), reports: z.array(z.unknown()).min(1).max(1000) })
 
 /**
  * A connector repeats a report until it is taken, so one that we can't read must not hold up the others for ever: if
- * it names its job it counts as that job's failure.
+ * it names its job it counts as that job's failure, if it names a grant it is let go, and else nobody waits for it.
  */
-const readReport = (service: Service, input: unknown, index: number): Report => {
+const readReport = (service: Service, input: unknown, index: number): Incoming => {
   const parsed = check(Report, input, ['reports', index])
-  if (parsed.ok) return parsed.value
-  const ref = JobRef.safeParse(input)
-  if (!ref.success) throw invalid(parsed.problems)
+  if (parsed.ok) return { report: parsed.value }
   const [problem] = parsed.problems
-  const message = `the report is not readable: ${problem?.path}: ${problem?.message}`.slice(0, 1000)
-  const { hint, retryable } = REPORT_ERRORS.invalid_report
-  const error = { code: 'invalid_report', message, hint, retryable }
-  return { ...ref.data, at: serverTime(service), outcome: 'failed', error }
+  const message = `the report is not readable: ${problem?.path}: ${problem?.message}`
+  service.deps.log.warn({ event: 'report_unreadable', problem: message.slice(0, 1000) }, 'a report is not readable')
+  const ref = JobRef.safeParse(input)
+  if (!ref.success) return { unread: GrantRef.safeParse(input).data ?? null, problems: parsed.problems }
+  return { report: { ...ref.data, at: serverTime(service), outcome: 'failed', error: unusableReport(message) } }
 }
 
 const keyOf = (report: Report) =>
@@ -171,11 +175,16 @@ const keyOf = (report: Report) =>
 const report = async (service: Service, request: FastifyRequest): Promise<ReportResponse> => {
   const body = parseInput(ReportEnvelope, request.body)
   const reports = body.reports.map((input, index) => readReport(service, input, index))
+  const nameless = reports.flatMap((one) => ('report' in one || one.unread ? [] : one.problems))
+  if (reports.every((one) => !('report' in one) && !one.unread)) throw invalid(nameless)
   const results = await service.change(async (tx) => {
     const { connectorId } = await aliveInstance(service, tx, request, body.instanceId)
     const statuses: ReportResponse['results'] = []
     for (const one of reports) {
-      statuses.push({ ...keyOf(one), status: await acceptReport(tx, service.deps, connectorId, one) })
+      if ('report' in one) {
+        const status = await acceptReport(tx, service.deps, connectorId, one.report)
+        statuses.push({ ...keyOf(one.report), status })
+      } else if (one.unread) statuses.push({ ...one.unread, status: 'stale' })
     }
     return statuses
   })
