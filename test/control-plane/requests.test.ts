@@ -1,5 +1,7 @@
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
-import { dig, OWN_KEY, stage, start } from './harness.ts'
+import { dig, integrationBody, OWN_KEY, stage, start } from './harness.ts'
 
 const PATH = '/api/user/v4/access-requests'
 
@@ -284,4 +286,37 @@ test("a key of one's own reaches the grant re-serialised", async () => {
   const scene = await stage()
   await scene.grant({ publicKey: `  ${OWN_KEY}   dana@laptop ; rm -rf /  ` })
   expect((await scene.fake.claimEnsure()).grant.publicKey).toBe(OWN_KEY)
+})
+
+const GROUPS = Array.from({ length: 101 }, (_, index) => `group${index}`)
+const ask = (groups: readonly string[]) =>
+  body({ entitlements: groups.map((permission_id) => ({ resource_id: 'web-1', permission_id })) })
+
+test('more groups on one server than a grant can have are refused when they are asked for, and when approved', async () => {
+  const scene = await stage()
+  const wide = integrationBody({}, { user_groups: GROUPS.join(',') })
+  await scene.admin.ok('PUT', `/api/admin/v4/integrations/${scene.integrationId}`, wide)
+  expect(await scene.dana.call('POST', PATH, ask(GROUPS))).toMatchObject({
+    status: 400,
+    body: { errors: [{ path: 'entitlements[100].permission_id', message: expect.stringMatching(/more than 100/) }] },
+  })
+  const most = await scene.dana.ok('POST', PATH, ask(['Default', ...GROUPS.slice(1), 'group1']))
+  const id = String(dig(most, 0, 'id'))
+  const entitlements = GROUPS.map((permission) => ({ serverId: 'SERVER', permission }))
+  const db = new DatabaseSync(join(scene.stateDir, 'control-plane.db'), { timeout: 5000 })
+  const serverId = String(db.prepare("SELECT id FROM servers WHERE doc LIKE '%web-1%'").get()?.['id'])
+  const text = JSON.stringify(entitlements).replaceAll('SERVER', serverId)
+  db.prepare("UPDATE requests SET doc = json_set(doc, '$.entitlements', json(?)) WHERE id = ?").run(text, id)
+  db.close()
+  expect(await scene.admin.call('POST', `/api/v1/access-requests/${id}/approve`)).toMatchObject({ status: 409 })
+  expect(await scene.status(id)).toBe('Pending')
+})
+
+test('a grant that would not fit the protocol is not made', async () => {
+  const scene = await stage()
+  const id = String(dig(await scene.dana.ok('POST', PATH, body()), 0, 'id'))
+  const db = new DatabaseSync(join(scene.stateDir, 'control-plane.db'), { timeout: 5000 })
+  db.prepare("UPDATE users SET doc = json_set(doc, '$.login', 'da,na') WHERE email = 'dana@example.com'").run()
+  db.close()
+  expect(await scene.admin.call('POST', `/api/v1/access-requests/${id}/approve`)).toMatchObject({ status: 409 })
 })

@@ -6,7 +6,7 @@
  *   at once, since no server can have anything of it;
  * - `end` is decided by the control plane, `closed` by what a server (or an admin) said.
  */
-import type { Grant } from '../../protocol/grant.ts'
+import { Grant } from '../../protocol/grant.ts'
 import type { Integration, Server } from '../../protocol/integration.ts'
 import type { Tx } from '../store/store.ts'
 import { audit } from './audit.ts'
@@ -104,6 +104,12 @@ const BLANK = {
   lastFailure: null,
 } as const
 
+/** What no connector would accept could never be ended either. */
+const checkFitsProtocol = (grant: GrantRecord): void => {
+  const [issue] = Grant.safeParse(protocolGrant(grant, null)).error?.issues ?? []
+  if (issue) throw conflict(`the grant does not fit the protocol: ${issue.path.join('.')}: ${issue.message}`)
+}
+
 export const createGrant = async (tx: Tx, deps: Deps, fresh: NewGrant): Promise<GrantRecord> => {
   const { request, user, integration, server } = fresh
   const now = deps.clock.now()
@@ -126,6 +132,7 @@ export const createGrant = async (tx: Tx, deps: Deps, fresh: NewGrant): Promise<
     latestNotAfter: now + request.durationMs,
     createdAt: now,
   }
+  checkFitsProtocol(grant)
   await tx.grants.put(grant)
   await openEnsureJob(tx, deps, grant)
   return grant

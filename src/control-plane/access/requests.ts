@@ -19,6 +19,8 @@ import { parsePublicKey } from './public-key.ts'
 
 export const MIN_DURATION_SEC = 10
 export const MAX_DURATION_SEC = 30 * 24 * 60 * 60
+/** Of one grant, as the protocol has it. */
+const MAX_GROUPS = 100
 const DEFAULT_DURATION_SEC = 60 * 60
 
 const Duration = z
@@ -83,17 +85,31 @@ interface Resolved {
   readonly problems: readonly InputProblem[]
 }
 
+const TOO_MANY_GROUPS = `more than ${MAX_GROUPS} permissions on one server; ask for fewer at once`
+
+/** How many groups the grant on this server has with this permission added. */
+const countGroups = (groups: Map<string, Set<string>>, serverId: string, permission: string): number => {
+  const onServer = groups.get(serverId) ?? new Set()
+  groups.set(serverId, onServer)
+  if (permission !== DEFAULT_PERMISSION) onServer.add(permission)
+  return onServer.size
+}
+
 const resolveEntitlements = (
   targets: readonly Target[],
   wanted: z.infer<typeof RequestInput>['entitlements'],
 ): Resolved => {
   const entitlements: { serverId: string; permission: string }[] = []
   const problems: InputProblem[] = []
+  const groups = new Map<string, Set<string>>()
   wanted.forEach(({ resource_id, permission_id }, index) => {
     const target = resolveTarget(targets, resource_id)
     if (typeof target === 'string') problems.push({ path: `entitlements[${index}].resource_id`, message: target })
     else if (permissionsOf(target.integration).includes(permission_id)) {
       entitlements.push({ serverId: target.server.id, permission: permission_id })
+      if (countGroups(groups, target.server.id, permission_id) > MAX_GROUPS) {
+        problems.push({ path: `entitlements[${index}].permission_id`, message: TOO_MANY_GROUPS })
+      }
     } else
       problems.push({ path: `entitlements[${index}].permission_id`, message: 'no such permission on this resource' })
   })
@@ -191,6 +207,7 @@ export const approveRequest = async (tx: Tx, deps: Deps, admin: UserRecord, id: 
     const { server, integration } = await liveTarget(tx, serverId)
     const gone = groups.find((group) => !integration.userGroups.includes(group))
     if (gone !== undefined) throw conflict(`the permission ${gone} is no longer there; reject the request and ask anew`)
+    if (groups.length > MAX_GROUPS) throw conflict(`${TOO_MANY_GROUPS}; reject the request`)
     await createGrant(tx, deps, { request: decided, user, integration, server, groups })
   }
   return decided
