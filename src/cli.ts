@@ -50,6 +50,15 @@ const logger = (): Logger => {
 
 const deps = (log: Logger) => ({ clock: systemClock, log, random: randomBytes, hostProgram, version: version() })
 
+const showFirstToken = async (of: {
+  readonly firstAdminToken: string | null
+  firstAdminTokenShown(): Promise<void>
+}): Promise<void> => {
+  if (of.firstAdminToken === null) return
+  say(`first admin token, shown only this once: ${of.firstAdminToken}`)
+  await of.firstAdminTokenShown()
+}
+
 /** Resolves at the first SIGTERM or SIGINT; the second ends the process at once. */
 const firstSignal = (): Promise<void> =>
   new Promise((resolve) => {
@@ -78,9 +87,7 @@ const runControlPlane: Verb = async (ended) => {
   const parsed = parseControlPlaneConfig(process.env)
   if (!parsed.ok) return exitForConfig(parsed.problems)
   const controlPlane = await startControlPlane(parsed.config, { clock: systemClock, log: logger() })
-  if (controlPlane.firstAdminToken !== null) {
-    say(`first admin token, shown only this once: ${controlPlane.firstAdminToken}`)
-  }
+  await showFirstToken(controlPlane)
   await ended
   await controlPlane.stop()
 }
@@ -91,9 +98,7 @@ const runStandalone: Verb = async (ended) => {
   const standalone = await startStandalone(parsed.config, deps(createLogger(parsed.config.connectorLogLevel)))
   say(`listening on ${standalone.url}`)
   say(`secret files are read from ${parsed.config.secretDirectory}`)
-  if (standalone.firstAdminToken !== null) {
-    say(`first admin token, shown only this once: ${standalone.firstAdminToken}`)
-  }
+  await showFirstToken(standalone)
   say('ready')
   await ended
   await standalone.stop()
@@ -110,6 +115,8 @@ const verbs: Readonly<Record<string, Verb>> = {
 const main = async (): Promise<void> => {
   // Before anything starts: as PID 1 of a container, a signal that nobody waits for is lost.
   const ended = firstSignal()
+  // Databases and keys are made for this user only, wherever they are told to be.
+  process.umask(0o077)
   const verb = process.argv[2] ?? ''
   const run = Object.hasOwn(verbs, verb) ? verbs[verb] : undefined
   if (run === undefined || process.argv.length > 3) {

@@ -18,10 +18,10 @@ import { DEFAULT_KNOBS, type Knobs } from '../protocol/calls.ts'
 import { Defects } from './access/attempt.ts'
 import type { Deps } from './access/deps.ts'
 import { createKeySeal } from './access/key-seal.ts'
-import { createHttpServerFor, type TlsFiles } from './api/http-server.ts'
+import { closeListener, createHttpServerFor, type TlsFiles } from './api/http-server.ts'
 import type { ControlPlaneConfig } from './config.ts'
 import { loadEncryptionKey } from './encryption-key.ts'
-import { prepareFirstStart, replaceConnectorToken } from './first-start.ts'
+import { firstTokenShown, issueFirstAdminToken, prepareFirstStart, replaceConnectorToken } from './first-start.ts'
 import { createService } from './service.ts'
 import { openSqliteStore } from './store/sqlite.ts'
 import { runTimer } from './timer.ts'
@@ -42,8 +42,10 @@ export interface ControlPlane {
   /** For a connector in the same process; `url` where that is on loopback already. */
   readonly loopbackUrl: string
   readonly controlPlaneId: string
-  /** At the very first start only, and only if the deployment brought none. It can't be shown again. */
+  /** Until somebody has been shown one, and only if the deployment brought none. It can't be shown again. */
   readonly firstAdminToken: string | null
+  /** It was printed: later starts make none. */
+  firstAdminTokenShown(): Promise<void>
   /** For a connector in the same process. It replaces the one that was made before under the same label. */
   createConnectorToken(connectorId: string, label?: string): Promise<string>
   /** Ends long polls with 204, finishes what is being answered, closes the database. May be called twice. */
@@ -88,7 +90,7 @@ export const startControlPlane = async (
 
   const shutDown = async (): Promise<void> => {
     stopping.abort()
-    await Promise.all([app.close(), inside.close()])
+    await Promise.all([closeListener(app), closeListener(inside)])
     await timer
     await store.close()
   }
@@ -98,11 +100,14 @@ export const startControlPlane = async (
     await app.listen({ ...config.listen })
     if (inside !== app) await inside.listen({ host: '127.0.0.1', port: 0 })
     timer = runTimer(service)
+    const firstAdminToken = await service.change((tx) => issueFirstAdminToken(tx, deps, first.adminId))
     const url = urlOf(app, config.listen.host, tls)
     deps.log.info({ event: 'listening', url, controlPlaneId: first.controlPlaneId }, 'control plane listens')
     let stopped: Promise<void> | undefined
     return {
-      ...first,
+      controlPlaneId: first.controlPlaneId,
+      firstAdminToken,
+      firstAdminTokenShown: () => store.write(firstTokenShown),
       url,
       loopbackUrl: inside === app ? url : urlOf(inside, '127.0.0.1', null),
       createConnectorToken: (id, label = 'standalone') =>

@@ -3,7 +3,7 @@ import { audit, SYSTEM } from './access/audit.ts'
 import { reserveConnector } from './access/connectors.ts'
 import { type Deps, newId } from './access/deps.ts'
 import type { UserRecord } from './access/model.ts'
-import { connectorToken, issueToken, MIN_TOKEN_LENGTH, registerToken, userToken } from './access/tokens.ts'
+import { connectorToken, findToken, issueToken, MIN_TOKEN_LENGTH, registerToken, userToken } from './access/tokens.ts'
 import { createUser } from './access/users.ts'
 import type { ControlPlaneConfig } from './config.ts'
 import type { Store, Tx } from './store/store.ts'
@@ -33,39 +33,56 @@ const readToken = async (path: string | null): Promise<string | null> => {
   return token
 }
 
-const ensureFirstAdmin = async (tx: Tx, deps: Deps): Promise<{ admin: UserRecord; isNew: boolean }> => {
-  const known = await tx.users.byEmail(FIRST_ADMIN_EMAIL)
-  if (known) return { admin: known, isNew: false }
-  return { admin: await createUser(tx, deps, SYSTEM, { email: FIRST_ADMIN_EMAIL, role: 'admin' }), isNew: true }
-}
+const ensureFirstAdmin = async (tx: Tx, deps: Deps): Promise<UserRecord> =>
+  (await tx.users.byEmail(FIRST_ADMIN_EMAIL)) ??
+  (await createUser(tx, deps, SYSTEM, { email: FIRST_ADMIN_EMAIL, role: 'admin' }))
 
 const registerConnectorToken = async (tx: Tx, deps: Deps, token: string, id: string | null): Promise<void> => {
   if (id !== null) await reserveConnector(tx, id)
   await registerToken(tx, deps, connectorToken(id, 'first'), token)
 }
 
-/**
- * Makes the first admin and lets in the tokens that the deployment brought. Returns a token of our making only at the
- * very first start and only if none was brought: it can't be shown again.
- */
+/** What the token that we made for the first admin is known by until it was shown; then `SHOWN`. */
+const FIRST_TOKEN = 'firstAdminToken'
+const SHOWN = 'shown'
+
+/** Makes the first admin and lets in the tokens that the deployment brought. */
 export const prepareFirstStart = async (
   store: Store,
   deps: Deps,
   config: ControlPlaneConfig,
-): Promise<{ controlPlaneId: string; firstAdminToken: string | null }> => {
+): Promise<{ controlPlaneId: string; adminId: string }> => {
   const adminToken = await readToken(config.firstAdminTokenFile)
   const firstConnectorToken = await readToken(config.firstConnectorTokenFile)
   return store.write(async (tx) => {
     const controlPlaneId = await ensureControlPlaneId(tx, deps)
-    const { admin, isNew } = await ensureFirstAdmin(tx, deps)
-    if (adminToken !== null) await registerToken(tx, deps, userToken(admin.id, 'first'), adminToken)
+    const admin = await ensureFirstAdmin(tx, deps)
+    if (adminToken !== null) {
+      await registerToken(tx, deps, userToken(admin.id, 'first'), adminToken)
+      await firstTokenShown(tx)
+    }
     if (firstConnectorToken !== null)
       await registerConnectorToken(tx, deps, firstConnectorToken, config.firstConnectorId)
-    const firstAdminToken =
-      isNew && adminToken === null ? await issueToken(tx, deps, userToken(admin.id, 'first')) : null
-    return { controlPlaneId, firstAdminToken }
+    return { controlPlaneId, adminId: admin.id }
   })
 }
+
+/**
+ * A token for the first admin, until somebody has seen one: a start that failed before it was shown must not leave a
+ * control plane that nobody can enter. The one before it is taken back.
+ */
+export const issueFirstAdminToken = async (tx: Tx, deps: Deps, adminId: string): Promise<string | null> => {
+  const known = await tx.meta.get(FIRST_TOKEN)
+  if (known === SHOWN) return null
+  if (known !== null) await tx.tokens.remove(known)
+  const token = await issueToken(tx, deps, userToken(adminId, 'first'))
+  const record = await findToken(tx, token)
+  await tx.meta.set(FIRST_TOKEN, record?.id ?? SHOWN)
+  return token
+}
+
+/** It was printed, or one was brought: none is made any more. */
+export const firstTokenShown = (tx: Tx): Promise<void> => tx.meta.set(FIRST_TOKEN, SHOWN)
 
 /** A token under this label replaces the one before: a process that gets one at each start leaves no old ones behind. */
 export const replaceConnectorToken = async (

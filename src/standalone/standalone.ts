@@ -6,8 +6,10 @@ import type { StandaloneConfig } from './config.ts'
 
 export interface Standalone {
   readonly url: string
-  /** At the very first start only. */
+  /** Until somebody has been shown one. */
   readonly firstAdminToken: string | null
+  /** It was printed: later starts make none. */
+  firstAdminTokenShown(): Promise<void>
   /** The connector first, so that it can still report. At most 30 s. May be called twice. */
   stop(): Promise<void>
 }
@@ -33,7 +35,8 @@ export const startStandalone = async (config: StandaloneConfig, deps: ConnectorD
       await connector.stop()
       await controlPlane.stop()
     }
-    return { url: controlPlane.url, firstAdminToken: controlPlane.firstAdminToken, stop }
+    const { url, firstAdminToken, firstAdminTokenShown } = controlPlane
+    return { url, firstAdminToken, firstAdminTokenShown, stop }
   } catch (error) {
     await controlPlane.stop()
     throw error

@@ -240,6 +240,7 @@ export const start = async (
   const controlPlane = await startControlPlane(parsed.config, { ...options, clock, log })
   onTestFinished(() => controlPlane.stop())
   const adminToken = options.adminToken ?? controlPlane.firstAdminToken ?? ''
+  await controlPlane.firstAdminTokenShown()
   const admin = new Caller(controlPlane.url, adminToken)
   return {
     clock,

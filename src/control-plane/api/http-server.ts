@@ -1,5 +1,6 @@
 import { createServer as createHttpServer } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
+import type { Socket } from 'node:net'
 import fastify, { type FastifyInstance } from 'fastify'
 import type { Service } from '../service.ts'
 import { adminApi } from './admin-api.ts'
@@ -43,6 +44,30 @@ const publicApi = (service: Service) => async (app: FastifyInstance) => {
   ownApi(app, service)
 }
 
+/** What a connection may still finish when the listener closes, milliseconds. */
+const CLOSE_GRACE_MS = 2000
+
+/**
+ * Ends a listener for certain: what is being answered is finished, and a client that says nothing, or half a request, is
+ * cut off. Sockets are remembered as they come, because before a TLS handshake nobody else knows them.
+ */
+const rememberSockets = (app: FastifyInstance): void => {
+  const sockets = new Set<Socket>()
+  app.server.on('connection', (socket: Socket) => {
+    sockets.add(socket)
+    socket.on('close', () => sockets.delete(socket))
+  })
+  app.decorate('openSockets', sockets)
+}
+
+export const closeListener = async (app: FastifyInstance): Promise<void> => {
+  const cut = setTimeout(() => {
+    for (const socket of app.getDecorator<Set<Socket>>('openSockets')) socket.destroy()
+  }, CLOSE_GRACE_MS)
+  await app.close()
+  clearTimeout(cut)
+}
+
 /** All surfaces on one listener. HEAD is left out: reading access details is an act, not a look. */
 export const createHttpServerFor = (service: Service, tls: TlsFiles | null): FastifyInstance => {
   const app = fastify({
@@ -57,6 +82,7 @@ export const createHttpServerFor = (service: Service, tls: TlsFiles | null): Fas
         : createHttpServer(options, handler)
     },
   })
+  rememberSockets(app)
   tolerateEmptyJson(app)
   app.get('/healthz', async () => ({ status: 'ok' }))
   app.register(connectorApi(service), { prefix: '/connector/v1' })
