@@ -263,3 +263,20 @@ test('connectors are listed with their live instances, renamed, and deleted when
   expect((await scene.admin.call('DELETE', '/api/admin/v3/connectors/c1')).status).toBe(204)
   expect((await scene.fake.caller.call('POST', '/connector/v1/register', scene.fake.registration())).status).toBe(401)
 })
+
+test('a late inspection of the former address says nothing about the machine at the new one', async () => {
+  const scene = await stage()
+  await scene.admin.ok('POST', `/api/v2/integrations/${scene.integrationId}/refresh`)
+  const late = (await scene.fake.claim()).find(({ server }) => server.name === 'web-1')
+  if (late?.kind !== 'inspect') throw new Error('inspection expected')
+  const servers = [{ name: 'web-1', host: '10.0.0.77' }]
+  const path = `/api/admin/v4/integrations/${scene.integrationId}`
+  await scene.admin.ok('PUT', path, integrationBody({}, { servers }))
+  expect(await scene.fake.succeed(late, inspectResult(late))).toBe('accepted')
+  expect(await scene.admin.ok('GET', path)).toMatchObject({ status: 'Initializing' })
+  const now = await scene.fake.claimOne()
+  expect(now.server).toMatchObject({ host: '10.0.0.77', hostKeys: [] })
+  await scene.admin.ok('PUT', path, integrationBody({}, { servers: [{ name: 'web-1', host: '10.0.0.78' }] }))
+  await scene.fake.fail(now, 'ssh_auth_failed')
+  expect(await scene.admin.ok('GET', path)).toMatchObject({ status: 'Initializing' })
+})

@@ -2,6 +2,7 @@ import type { InspectResult } from '../../protocol/results.ts'
 import type { Tx } from '../store/store.ts'
 import { inspectBackOff, MAX_INSPECT_FAILURES } from './back-off.ts'
 import type { Deps } from './deps.ts'
+import { serverKey } from './jobs.ts'
 import type { Failure, JobRecord, ServerRecord } from './model.ts'
 
 /**
@@ -31,9 +32,15 @@ const worst = (result: InspectResult): Failure | null => {
   return problem ? { code: problem.code, message: problem.message, hint: problem.hint } : null
 }
 
-export const inspectionSucceeded = async (tx: Tx, deps: Deps, job: JobRecord, result: InspectResult): Promise<void> => {
-  await tx.jobs.put({ ...job, open: false })
+/** Null: the job was replaced, or its server has moved, so that it says nothing about the machine that is there now. */
+const inspectedServer = async (tx: Tx, job: JobRecord): Promise<ServerRecord | null> => {
   const server = await tx.servers.get(job.serverId)
+  return job.open && server && serverKey(server) === job.serverKey ? server : null
+}
+
+export const inspectionSucceeded = async (tx: Tx, deps: Deps, job: JobRecord, result: InspectResult): Promise<void> => {
+  const server = await inspectedServer(tx, job)
+  await tx.jobs.put({ ...job, open: false })
   if (!server) return
   const learnt = await learnMachine(tx, deps, server, result)
   await tx.servers.put({ ...learnt, inspection: result, failure: worst(result), inspectedAt: deps.clock.now() })
@@ -45,11 +52,11 @@ export const inspectionFailed = async (
   job: JobRecord,
   failure: Failure & { retryable: boolean },
 ): Promise<void> => {
+  const server = await inspectedServer(tx, job)
   const now = deps.clock.now()
   const failures = job.failures + 1
   const again = job.open && failure.retryable && failures < MAX_INSPECT_FAILURES
   await tx.jobs.put({ ...job, open: again, failures, dueAt: now + inspectBackOff(failures) })
-  const server = await tx.servers.get(job.serverId)
   if (!server) return
   const { code, message, hint } = failure
   await tx.servers.put({ ...server, failure: { code, message, hint }, inspectedAt: now })
