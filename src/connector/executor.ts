@@ -192,13 +192,11 @@ const failureOf = (error: JobError, seenHostKeys: ReadonlySet<string>): JobFailu
     hint: error.hint.slice(0, 4096),
     retryable: error.retryable,
   }
+  const { recorded, hostKeys } = JobFailure.shape
+  const pair = recorded.safeParse(error.recorded).data
   const refusedKey = error.code === 'host_key_changed' || error.code === 'host_key_unknown'
-  const whole = JobFailure.safeParse({
-    ...plain,
-    ...(error.recorded ? { recorded: error.recorded } : {}),
-    ...(refusedKey ? { hostKeys: [...seenHostKeys] } : {}),
-  })
-  return whole.success ? whole.data : plain
+  const keys = refusedKey ? [...seenHostKeys].filter((line) => hostKeys.safeParse([line]).success) : undefined
+  return { ...plain, ...(pair ? { recorded: pair } : {}), ...(keys ? { hostKeys: keys } : {}) }
 }
 
 /** Runs one job to its outcome. Never rejects. */

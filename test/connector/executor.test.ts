@@ -10,6 +10,7 @@ import { type ErrorCode, JobError } from '../../src/host/errors.ts'
 import type { EnsureRequest, HostProgram, PresentReply } from '../../src/host/host-program.ts'
 import { systemClock } from '../../src/observability/clock.ts'
 import { JobHead } from '../../src/protocol/job.ts'
+import { JobFailure } from '../../src/protocol/results.ts'
 import { fileStore } from '../../src/secrets/file.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
 import type { Sessions } from '../../src/ssh/sessions.ts'
@@ -35,19 +36,20 @@ beforeAll(async () => {
   directory = secretDirectory((await keygen()).privateKey)
 })
 
-type Step = PresentReply | ErrorCode | (() => ErrorCode)
+type Step = PresentReply | ErrorCode | JobError | (() => ErrorCode)
 
 const run = async (
   options: JobOptions,
   steps: Step[],
   prepare: (callOff: () => void, expire: () => void) => void = () => undefined,
+  seenHostKeys: readonly string[] = [HOST_KEY],
 ) => {
   const requests: EnsureRequest[] = []
   let connections = 0
   const sessions: Sessions = {
     use: async (server, _key, _rules, { onHostKey }, work) => {
       connections++
-      onHostKey?.(HOST_KEY)
+      for (const line of seenHostKeys) onHostKey?.(line)
       const link = {
         user: server.user,
         host: server.host,
@@ -65,6 +67,7 @@ const run = async (
       requests.push(request)
       const step = steps.shift() ?? 'internal_error'
       if (typeof step === 'string') throw new JobError(step, step)
+      if (step instanceof JobError) throw step
       if (typeof step === 'function') {
         const code = step()
         throw new JobError(code, code)
@@ -181,6 +184,33 @@ describe('the executor', () => {
   test('a result that does not fit the protocol is a failure, not a poisoned report', async () => {
     const { outcome } = await run({}, [{ ...REPLY, hostId: '../../x' }])
     expect(outcome).toMatchObject({ outcome: 'failed', error: { code: 'internal_error' } })
+  })
+
+  test.each([
+    [0, 0],
+    [9_999_999_999, 1],
+    [1, 2 ** 31],
+  ])('a recorded pair %i %i, which a server made up, is left out of the failure', async (generation, epoch) => {
+    const error = new JobError('superseded', 'seen', {}, { recorded: { generation, epoch } })
+    const { outcome } = await run({}, [error])
+    if (outcome.outcome !== 'failed') throw new Error('succeeded')
+    expect(JobFailure.safeParse(outcome.error)).toMatchObject({ success: true })
+    expect(outcome.error).toMatchObject({ code: 'superseded' })
+    expect(outcome.error.recorded).toBeUndefined()
+  })
+
+  test('a recorded pair that fits is told', async () => {
+    const recorded = { generation: 3, epoch: 9 }
+    const { outcome } = await run({}, [new JobError('superseded', 'seen', {}, { recorded })])
+    expect(outcome).toMatchObject({ error: { code: 'superseded', recorded } })
+  })
+
+  test('host keys that no protocol can carry are left out, and the others told', async () => {
+    const odd = ['ssh-dss AAAAB3NzaC1kc3MAAACBAA', 'ssh-ed25519 \nx', '']
+    const { outcome } = await run({}, ['host_key_changed'], undefined, [...odd, HOST_KEY])
+    if (outcome.outcome !== 'failed') throw new Error('succeeded')
+    expect(JobFailure.safeParse(outcome.error)).toMatchObject({ success: true })
+    expect(outcome.error.hostKeys).toEqual([HOST_KEY])
   })
 
   test('nothing of the private key is in any failure', async () => {
