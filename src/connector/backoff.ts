@@ -1,8 +1,8 @@
 export const BASE_MS = 500
 export const CAP_MS = 30_000
 /**
- * What a server may ask for with Retry-After. More would be a silent outage made by one wrong header, and longer than a
- * connector may seem dead to its health check (120 s); who wants it to wait on says so again.
+ * What a server may ask for with Retry-After: enough for a restart of the control plane, and what a revocation can be
+ * held up by one wrong header. Who wants the connector to wait on says so again.
  */
 const MAX_RETRY_AFTER_MS = 90_000
 

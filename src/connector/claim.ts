@@ -21,9 +21,10 @@ export interface ClaimDeps extends CallDeps {
 
 /** An empty answer that comes sooner than this is not a long poll: without a pause it would become a hot loop. */
 const SHORTEST_POLL_MS = 1000
-const LEAST_MS = 100
-/** How long the loop may wait for a slot before it shows a sign of life. */
-const SLOT_WAIT_MS = 10_000
+/** Nor may a control plane that wants no waiting at all make it one. */
+const LEAST_PAUSE_MS = 250
+/** How long the loop may wait, for whatever reason, before it shows a sign of life. */
+const BEAT_EVERY_MS = 10_000
 
 const readHead = (raw: unknown, log: Logger): JobHead | null => {
   const head = JobHead.safeParse(raw)
@@ -67,23 +68,32 @@ const claimOnce = async (
   if (claimed !== null) deps.registration.observe(claimed.serverTime, deps.clock.monotonic())
   const started = claimed === null ? 0 : startAll(claimed, registered, sentAt, deps)
   const tookMs = deps.clock.monotonic() - sentAt
-  // A wait of 0 after a failure is meant; one that the control plane chose must not make this a hot loop.
-  const leastMs = Math.max(Math.min(SHORTEST_POLL_MS, waitMs), registered.knobs.claimWaitMs < LEAST_MS ? LEAST_MS : 0)
+  const leastMs = Math.max(LEAST_PAUSE_MS, Math.min(SHORTEST_POLL_MS, waitMs))
   if (started === 0 && tookMs < leastMs) await deps.clock.sleep(leastMs, signal).catch(() => undefined)
 }
+
+/** A loop that waits on purpose is alive: a long Retry-After must not get the process restarted. */
+const pauseWithBeats =
+  ({ clock, health }: ClaimDeps) =>
+  async (ms: number, signal: AbortSignal): Promise<void> => {
+    for (let left = ms; left > 0 && !signal.aborted; left -= BEAT_EVERY_MS) {
+      health.beat()
+      await clock.sleep(Math.min(left, BEAT_EVERY_MS), signal).catch(() => undefined)
+    }
+  }
 
 /**
  * Asks for work while there are free slots, one long poll at a time. `upgrade_required` stops the asking: until a new
  * registration succeeds nothing is claimed, while leases and reports go on.
  */
 export const claimLoop = async (deps: ClaimDeps, signal: AbortSignal): Promise<void> => {
-  const caller = createCaller('claim', deps)
+  const caller = createCaller('claim', deps, { pause: pauseWithBeats(deps) })
   let outdated = false
   let failing = false
   while (!signal.aborted) {
     deps.health.beat()
     if (deps.slots.free() === 0) {
-      await deps.slots.whenFree(SLOT_WAIT_MS, signal)
+      await deps.slots.whenFree(BEAT_EVERY_MS, signal)
       continue
     }
     const done = await caller.attempt(async (registered) => {

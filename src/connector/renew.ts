@@ -16,7 +16,7 @@ export interface RenewDeps extends CallDeps {
   readonly wakeup: Wakeup
 }
 
-/** Between two calls, whatever the leases say: a lease that an answer leaves out must not make this a hot loop. */
+/** Between two calls, whatever leases and knobs say: neither a lease that an answer leaves out nor a 0 may make this a hot loop. */
 const SHORTEST_GAP_MS = 1000
 
 /** Until the first registration, which wakes the loop. */
@@ -36,14 +36,12 @@ const renew = async (deps: RenewDeps, signal: AbortSignal): Promise<void> => {
   const sentAt = deps.clock.monotonic()
   const body = { instanceId: deps.instanceId, inFlight: deps.leases.refs() }
   const { results, serverTime } = await deps.api.renew(body, signal)
-  deps.registration.observe(serverTime, (sentAt + deps.clock.monotonic()) / 2)
+  // However long it took: the control plane looks at its clock when it answers.
+  deps.registration.observe(serverTime, deps.clock.monotonic())
   apply(results, deps.leases, sentAt)
 }
 
-const LEAST_MS = 100
-
-const wanted = (deps: RenewDeps): number =>
-  Math.max(LEAST_MS, (deps.registration.current()?.knobs ?? DEFAULT_KNOBS).renewEveryMs)
+const wanted = (deps: RenewDeps): number => (deps.registration.current()?.knobs ?? DEFAULT_KNOBS).renewEveryMs
 
 /**
  * Keeps all leases with one call every `renewEveryMs`, and sooner where a lease would reach a third of its life. It
@@ -64,6 +62,6 @@ export const renewLoop = async (deps: RenewDeps, signal: AbortSignal): Promise<v
     const startedAt = clock.monotonic()
     const done = await caller.attempt(() => renew(deps, signal), signal)
     if (done !== null) succeededAt = startedAt
-    notBefore = startedAt + Math.min(SHORTEST_GAP_MS, wanted(deps))
+    notBefore = startedAt + SHORTEST_GAP_MS
   }
 }
