@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
-import { FakeConnector, integrationBody, presentResult, type Scene, stage } from './harness.ts'
+import { dig, FakeConnector, integrationBody, presentResult, type Scene, stage } from './harness.ts'
 
 const SECOND = 1000
 
@@ -210,4 +210,27 @@ test('a result of another kind than the job is a failure', async () => {
   const job = await scene.fake.claimEnsure()
   await scene.fake.succeed(job, presentResult(job, { certificate: null, validAfter: null }))
   expect(await scene.newestGrant()).toMatchObject({ status: 'Granting', last_failure: { code: 'invalid_result' } })
+})
+
+test('a clock that was set back does not make a lease, a wait or an instance last', async () => {
+  const scene = await stage()
+  await scene.grant({ seconds: 30 * 24 * 3600 })
+  await scene.grant({ server: 'web-2', seconds: 30 * 24 * 3600 })
+  const [held, failed] = await scene.fake.claim()
+  if (!held || !failed) throw new Error('two jobs expected')
+  await scene.fake.fail(failed, 'ssh_unreachable', { retryable: true })
+  scene.clock.advance(-24 * 3600 * SECOND)
+  const peer = await secondInstance(scene)
+  expect(await peer.claim()).toEqual([])
+  scene.clock.advance(60 * SECOND)
+  expect(await peer.claim()).toMatchObject([{ jobId: held.jobId }])
+  scene.clock.advance(3540 * SECOND)
+  await peer.register()
+  const ensure = (await peer.claim()).filter(({ kind }) => kind === 'ensure')
+  expect(ensure.map(({ jobId }) => jobId)).toContain(failed.jobId)
+  const { items } = await scene.admin.ok('GET', '/api/admin/v3/connectors')
+  expect(dig(items, 0, 'id')).toBe('c1')
+  expect(
+    await scene.fake.caller.call('POST', '/connector/v1/renew', { instanceId: scene.fake.instanceId, inFlight: [] }),
+  ).toMatchObject({ status: 409 })
 })

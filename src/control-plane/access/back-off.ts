@@ -2,6 +2,9 @@ const SECOND = 1000
 const MINUTE = 60 * SECOND
 const HOUR = 60 * MINUTE
 
+/** Nothing that waits by itself waits longer. */
+export const LONGEST_WAIT_MS = HOUR
+
 const doubling = (first: number, cap: number, failures: number): number =>
   Math.min(cap, first * 2 ** Math.min(Math.max(failures - 1, 0), 20))
 

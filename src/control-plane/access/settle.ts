@@ -1,7 +1,7 @@
 import type { Tx } from '../store/store.ts'
 import { attempt } from './attempt.ts'
 import { SYSTEM } from './audit.ts'
-import { INSPECT_EVERY_MS } from './back-off.ts'
+import { INSPECT_EVERY_MS, LONGEST_WAIT_MS } from './back-off.ts'
 import type { Deps } from './deps.ts'
 import { endGrant } from './grants.ts'
 import { freeLease, openInspectJob } from './jobs.ts'
@@ -37,6 +37,27 @@ const forgetSilentInstances = async (tx: Tx, deps: Deps, now: number): Promise<v
   }
 }
 
+/**
+ * After a clock was set back, what was written before lies too far ahead: a lease would hold its server, and a failed
+ * end would wait, for as long as the step was. Nothing is ever put further ahead than this.
+ */
+const pullBack = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
+  const { leaseTtlMs } = deps.knobs
+  for (const job of await tx.jobs.leasedAfter(now + leaseTtlMs)) {
+    if (!job.lease) continue
+    const { instanceId, handedAt } = job.lease
+    const lease = { instanceId, handedAt: Math.min(handedAt, now), until: now + leaseTtlMs }
+    await tx.jobs.put({ ...job, dueAt: Math.min(job.dueAt, now), lease })
+  }
+  for (const job of await tx.jobs.dueAfter(now + LONGEST_WAIT_MS)) {
+    await tx.jobs.put({ ...job, dueAt: now + LONGEST_WAIT_MS })
+  }
+  for (const instance of await tx.instances.seenAfter(now)) await tx.instances.put({ ...instance, lastSeenAt: now })
+  for (const server of await tx.servers.inspectedAfter(now + INSPECT_EVERY_MS)) {
+    await tx.servers.put({ ...server, nextInspectAt: now + INSPECT_EVERY_MS })
+  }
+}
+
 const inspectByTheHour = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
   for (const server of await tx.servers.dueForInspection(now)) {
     await attempt(tx, deps, server.id, () => inspectServer(tx, deps, server, now))
@@ -56,6 +77,7 @@ const inspectServer = async (tx: Tx, deps: Deps, server: ServerRecord, now: numb
  */
 export const settle = async (tx: Tx, deps: Deps): Promise<void> => {
   const now = deps.clock.now()
+  await pullBack(tx, deps, now)
   await endOverdueGrants(tx, deps, now)
   await freeLapsedLeases(tx, deps, now)
   await forgetSilentInstances(tx, deps, now)

@@ -85,7 +85,13 @@ class Table<T extends { readonly id: string }> {
   }
 
   async where(sql: string, ...values: SQLInputValue[]): Promise<readonly T[]> {
-    return this.#statements.all(`SELECT doc FROM ${this.#name} WHERE ${sql} ORDER BY seq`, ...values).map(decode<T>)
+    return this.sorted('seq', sql, ...values)
+  }
+
+  /** By a column that the condition is about, so that its index gives both: sorted by `seq`, SQLite walks the table. */
+  async sorted(column: string, sql: string, ...values: SQLInputValue[]): Promise<readonly T[]> {
+    const query = `SELECT doc FROM ${this.#name} WHERE ${sql} ORDER BY ${column}`
+    return this.#statements.all(query, ...values).map(decode<T>)
   }
 
   async page(query: PageQuery, filter: Where = { sql: 'true', values: [] }): Promise<Page<T>> {
@@ -176,7 +182,8 @@ const instancesOf = (statements: Statements): Tx['instances'] => {
   return {
     ...records(table),
     byConnector: (id) => table.where('connector_id = ?', id),
-    silentSince: (before) => table.where('last_seen_at < ?', before),
+    silentSince: (before) => table.sorted('last_seen_at', 'last_seen_at < ?', before),
+    seenAfter: (at) => table.sorted('last_seen_at', 'last_seen_at > ?', at),
     remove: (id) => table.remove(id),
   }
 }
@@ -203,7 +210,8 @@ const serversOf = (statements: Statements): Tx['servers'] => {
   return {
     ...records(table),
     byIntegration: (id) => table.where('integration_id = ?', id),
-    dueForInspection: (now) => table.where('inspect_at <= ?', now),
+    dueForInspection: (now) => table.sorted('inspect_at', 'inspect_at <= ?', now),
+    inspectedAfter: (at) => table.sorted('inspect_at', 'inspect_at > ?', at),
   }
 }
 
@@ -251,7 +259,9 @@ const jobsOf = (statements: Statements): Tx['jobs'] => {
     openOfGrant: (id) => table.where('grant_id = ? AND open = 1', id),
     openInspection: (id) => table.first(`server_id = ? AND kind = 'inspect' AND open = 1`, id),
     leasedBy: (id) => table.where('lease_instance = ?', id),
-    lapsed: (now) => table.where('lease_until <= ?', now),
+    lapsed: (now) => table.sorted('lease_until', 'lease_until <= ?', now),
+    leasedAfter: (at) => table.sorted('lease_until', 'lease_until > ?', at),
+    dueAfter: (at) => table.sorted('due_at', 'open = 1 AND lease_until IS NULL AND due_at > ?', at),
     claimable: async ({ connectorId, now, limit }) =>
       statements.all(CLAIMABLE, connectorId, now, now, limit).map(decode<Row<'jobs'>>),
   }

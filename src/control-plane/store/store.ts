@@ -88,6 +88,8 @@ export interface Tx {
     byConnector(connectorId: string): Promise<readonly InstanceRecord[]>
     /** Not heard of since `before`. */
     silentSince(before: number): Promise<readonly InstanceRecord[]>
+    /** Heard of after `at`, which only a clock that was set back since can say. */
+    seenAfter(at: number): Promise<readonly InstanceRecord[]>
     remove(id: string): Promise<void>
   }
   readonly integrations: Records<IntegrationRecord> & {
@@ -100,6 +102,8 @@ export interface Tx {
     /** In the order of the integration, removed ones included. */
     byIntegration(integrationId: string): Promise<readonly ServerRecord[]>
     dueForInspection(now: number): Promise<readonly ServerRecord[]>
+    /** To be inspected later than `at`. */
+    inspectedAfter(at: number): Promise<readonly ServerRecord[]>
   }
   readonly requests: Records<RequestRecord> & {
     page(query: PageQuery & { userId?: string }): Promise<Page<RequestRecord>>
@@ -119,6 +123,10 @@ export interface Tx {
     leasedBy(instanceId: string): Promise<readonly JobRecord[]>
     /** Leases that ended by themselves. */
     lapsed(now: number): Promise<readonly JobRecord[]>
+    /** Leases that end later than `at`. */
+    leasedAfter(at: number): Promise<readonly JobRecord[]>
+    /** Open, not leased, and due later than `at`. */
+    dueAfter(at: number): Promise<readonly JobRecord[]>
     /** What this connector may do now: open, due, not leased, on servers where nobody else works; one per server, most urgent first. */
     claimable(query: { connectorId: string; now: number; limit: number }): Promise<readonly JobRecord[]>
   }
