@@ -5,6 +5,7 @@ import { createHealth, serveHealth } from '../observability/health.ts'
 import type { Logger } from '../observability/log.ts'
 import { DEFAULT_KNOBS, PROTOCOL, type RegisterRequest } from '../protocol/calls.ts'
 import { fileStore } from '../secrets/file.ts'
+import { createKeyCache } from '../secrets/key-cache.ts'
 import { type SecretStores, secretStores } from '../secrets/stores.ts'
 import { oneSessionPerJob } from '../ssh/sessions.ts'
 import { type Resolve, resolveHost } from './addresses.ts'
@@ -99,11 +100,13 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
 
   // What does the work.
   const released = new Set<string>()
+  const keys = createKeyCache(clock)
   const executor = {
     clock,
     random: deps.random,
     guard: guardOf(config, deps),
     secrets: storesOf(config),
+    keys,
     sessions: oneSessionPerJob,
     hostProgram: deps.hostProgram,
     deadlines: config.deadlines,
@@ -157,6 +160,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
       stopping = true
       await shutDown({ clock, log, api, leases, slots, outbox, instanceId, registration, released, claiming, living })
       await Promise.allSettled(loops)
+      keys.dispose()
       await Promise.all([healthServer?.close(), api.close()])
       log.info({ event: 'stopped' }, 'connector stopped')
       stopped()

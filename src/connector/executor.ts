@@ -5,7 +5,8 @@ import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { EnsureJob, InspectJob, JobHead } from '../protocol/job.ts'
 import { JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
-import { type LoginKey, parsePrivateKey } from '../secrets/private-key.ts'
+import type { KeyCache } from '../secrets/key-cache.ts'
+import type { LoginKey } from '../secrets/private-key.ts'
 import { disposeMaterial } from '../secrets/secret-store.ts'
 import type { SecretStores } from '../secrets/stores.ts'
 import { withDeadline } from '../ssh/deadline.ts'
@@ -35,6 +36,7 @@ export interface ExecutorDeps {
   readonly random: (bytes: number) => Buffer
   readonly guard: Guard
   readonly secrets: SecretStores
+  readonly keys: KeyCache
   readonly sessions: Sessions
   readonly hostProgram: HostProgram
   readonly deadlines: Deadlines
@@ -61,7 +63,7 @@ const readKey = async ({ job, lease, deps }: Run): Promise<LoginKey> => {
     onAbort: () => new JobError('cancelled', 'called off while reading the secret'),
   })
   try {
-    return parsePrivateKey(material)
+    return deps.keys.open(job.integration.secretStore, material)
   } finally {
     disposeMaterial(material)
   }

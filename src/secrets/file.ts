@@ -50,7 +50,7 @@ const checkStats = (stats: Stats, file: string, ownUid: number | undefined): voi
 }
 
 const versionOf = (stats: Stats): string =>
-  createHash('sha256').update(`${stats.mtimeMs}:${stats.size}:${stats.ino}`).digest('hex').slice(0, 32)
+  createHash('sha256').update(`${stats.mtimeMs}:${stats.ctimeMs}:${stats.size}:${stats.ino}`).digest('hex').slice(0, 32)
 
 /** Everything is checked on the open file, so that nothing can be swapped between the check and the read. */
 const readOpen = async (handle: FileHandle, file: string): Promise<SecretMaterial> => {

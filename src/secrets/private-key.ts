@@ -5,7 +5,7 @@ import { JobError } from '../host/errors.ts'
 import { type ArmouredKey, findArmour } from './key-armour.ts'
 import type { SecretMaterial } from './secret-store.ts'
 
-/** A key that can log in. It holds the private half in memory, so it is made per job and dropped with it. */
+/** A key that can log in. It holds the private half in memory; `key-cache.ts` says for how long. */
 export interface LoginKey {
   /** For ssh2's `authHandler`; its `privateKey` option silently ignores a parsed key. */
   readonly parsed: ParsedKey
@@ -97,7 +97,8 @@ const describe = (parsed: ParsedKey): LoginKey => {
  * Windows line ends, indentation or its line breaks lost. Fails with `secret_malformed`, which names the format that
  * was seen and the command that converts it, and never what it contained.
  *
- * A key with OpenSSH's own encryption blocks the event loop for 0.3 s (default rounds) while it is opened.
+ * A key with OpenSSH's own encryption blocks the event loop for 0.3 s (default rounds) while it is opened, which is
+ * why jobs go through `key-cache.ts`.
  */
 export const parsePrivateKey = (material: Pick<SecretMaterial, 'privateKey' | 'passphrase'>): LoginKey => {
   const key = findArmour(material.privateKey.reveal())

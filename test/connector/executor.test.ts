@@ -12,6 +12,8 @@ import { systemClock } from '../../src/observability/clock.ts'
 import { JobHead } from '../../src/protocol/job.ts'
 import { JobFailure } from '../../src/protocol/results.ts'
 import { fileStore } from '../../src/secrets/file.ts'
+import { createKeyCache } from '../../src/secrets/key-cache.ts'
+import { parsePrivateKey } from '../../src/secrets/private-key.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
 import type { Sessions } from '../../src/ssh/sessions.ts'
 import { keygen } from '../hosts/openssh.ts'
@@ -43,6 +45,7 @@ const run = async (
   steps: Step[],
   prepare: (callOff: () => void, expire: () => void) => void = () => undefined,
   seenHostKeys: readonly string[] = [HOST_KEY],
+  keys = createKeyCache(systemClock),
 ) => {
   const requests: EnsureRequest[] = []
   let connections = 0
@@ -99,12 +102,14 @@ const run = async (
       allowLoopback: false,
     }),
     secrets: secretStores([fileStore({ directory })]),
+    keys,
     sessions,
     hostProgram,
     deadlines: config.deadlines,
     now: () => Date.now(),
     controlPlaneId: () => 'cp_test',
   })
+  keys.dispose()
   return { outcome, requests, connections }
 }
 
@@ -184,6 +189,17 @@ describe('the executor', () => {
   test('a result that does not fit the protocol is a failure, not a poisoned report', async () => {
     const { outcome } = await run({}, [{ ...REPLY, hostId: '../../x' }])
     expect(outcome).toMatchObject({ outcome: 'failed', error: { code: 'internal_error' } })
+  })
+
+  test('opens a key once for all jobs that use it', async () => {
+    let opened = 0
+    const keys = createKeyCache({ ...systemClock, sleep: () => new Promise(() => undefined) }, (material) => {
+      opened++
+      return parsePrivateKey(material)
+    })
+    const both = await Promise.all([1, 2].map(() => run({}, [REPLY], undefined, undefined, keys)))
+    expect(both.map(({ outcome }) => outcome.outcome)).toEqual(['succeeded', 'succeeded'])
+    expect(opened).toBe(1)
   })
 
   test.each([
