@@ -74,6 +74,8 @@ export const prepareFirstStart = async (
 export const issueFirstAdminToken = async (tx: Tx, deps: Deps, adminId: string): Promise<string | null> => {
   const known = await tx.meta.get(FIRST_TOKEN)
   if (known === SHOWN) return null
+  // Of a version that did not note it: a token that may be in use is left alone.
+  if (known === null && (await tx.tokens.byUser(adminId)).length > 0) return null
   if (known !== null) await tx.tokens.remove(known)
   const token = await issueToken(tx, deps, userToken(adminId, 'first'))
   const record = await findToken(tx, token)

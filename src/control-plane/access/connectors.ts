@@ -24,6 +24,15 @@ export const reserveConnector = async (tx: Tx, id: string): Promise<void> => {
 
 export type RegisterOutcome = 'ok' | 'connector_not_allowed'
 
+/** An id that nobody relies on yet: else a token for anything could take a connector's jobs over by naming it. */
+const isUnclaimed = async (tx: Tx, connectorId: string): Promise<boolean> => {
+  const [token, integration] = [
+    await tx.tokens.byConnector(connectorId),
+    await tx.integrations.byConnector(connectorId),
+  ]
+  return token.length === 0 && integration.length === 0
+}
+
 /** The first register binds an unbound token. A known instance of this connector may come again, also with a new token. */
 export const registerInstance = async (
   tx: Tx,
@@ -35,7 +44,10 @@ export const registerInstance = async (
   if (token.connectorId !== null && token.connectorId !== connectorId) return 'connector_not_allowed'
   const known = await tx.instances.get(instanceId)
   if (known && known.connectorId !== connectorId) return 'connector_not_allowed'
-  if (token.connectorId === null) await tx.tokens.put({ ...token, connectorId })
+  if (token.connectorId === null) {
+    if (!(await isUnclaimed(tx, connectorId))) return 'connector_not_allowed'
+    await tx.tokens.put({ ...token, connectorId })
+  }
   const lastSeenAt = deps.clock.now()
   const connector = (await tx.connectors.get(connectorId)) ?? unseen(connectorId)
   await tx.connectors.put({ ...connector, version, cloud, secretStores, lastSeenAt })

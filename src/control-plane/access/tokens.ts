@@ -1,5 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { Tx } from '../store/store.ts'
+import { audit } from './audit.ts'
 import { type Deps, newId } from './deps.ts'
 import type { TokenRecord } from './model.ts'
 
@@ -28,11 +29,39 @@ export const issueToken = async (tx: Tx, deps: Deps, owner: Owner): Promise<stri
   return token
 }
 
-/** Lets a token in that was made elsewhere (a file of the deployment). Does nothing when it is known. */
+/** Of the same kind and label, for the same person or connector. One that names no connector replaces any. */
+const formerTokens = async (tx: Tx, owner: Owner): Promise<readonly TokenRecord[]> => {
+  if (owner.label === '') return []
+  const sameOwner = (former: TokenRecord): boolean =>
+    former.kind === owner.kind &&
+    former.userId === owner.userId &&
+    [null, former.connectorId].includes(owner.connectorId)
+  return (await tx.tokens.byLabel(owner.label)).filter(sameOwner)
+}
+
+/**
+ * Lets a token in that was made elsewhere (a file of the deployment). Does nothing when it is known; else it replaces
+ * the former of its label, and takes over the connector that one was bound to.
+ */
 export const registerToken = async (tx: Tx, deps: Deps, owner: Owner, token: string): Promise<void> => {
   const hash = hashToken(token)
   if (await tx.tokens.byHash(hash)) return
-  await tx.tokens.put({ ...owner, id: newId('tok', deps.random), hash, createdAt: deps.clock.now() })
+  const former = await formerTokens(tx, owner)
+  for (const { id } of former) await tx.tokens.remove(id)
+  const connectorId = owner.connectorId ?? former.at(-1)?.connectorId ?? null
+  await tx.tokens.put({ ...owner, connectorId, id: newId('tok', deps.random), hash, createdAt: deps.clock.now() })
+}
+
+/** Whoever uses one of them is out with their next call. */
+export const removeTokens = async (
+  tx: Tx,
+  deps: Deps,
+  actor: string,
+  subject: string,
+  tokens: readonly TokenRecord[],
+): Promise<void> => {
+  for (const { id } of tokens) await tx.tokens.remove(id)
+  await audit(tx, deps, actor, 'token.deleted', subject, { tokens: tokens.length })
 }
 
 export const findToken = async (tx: Tx, token: string): Promise<TokenRecord | null> => {

@@ -8,7 +8,7 @@ import { abandonGrant } from '../access/grants.ts'
 import { parseInput } from '../access/input.ts'
 import type { RequestRecord, UserRecord } from '../access/model.ts'
 import { approveRequest, extendRequest, rejectRequest } from '../access/requests.ts'
-import { connectorToken, issueToken, userToken } from '../access/tokens.ts'
+import { connectorToken, issueToken, removeTokens, userToken } from '../access/tokens.ts'
 import { createUser } from '../access/users.ts'
 import type { Service } from '../service.ts'
 import type { Tx } from '../store/store.ts'
@@ -62,6 +62,26 @@ const tokenRoutes = (app: FastifyInstance, service: Service): void => {
       return issueToken(tx, deps, userToken(user.id))
     })
     return reply.header('cache-control', 'no-store').send({ token })
+  })
+
+  app.delete<ById>('/api/v1/users/:id/tokens', async (request, reply) => {
+    await service.change(async (tx) => {
+      const admin = await adminCaller(tx, request)
+      const user = await tx.users.get(request.params.id)
+      if (!user) throw notFound('user')
+      await removeTokens(tx, deps, admin.id, user.id, await tx.tokens.byUser(user.id))
+    })
+    return reply.code(204).send()
+  })
+
+  app.delete<ById>('/api/v1/connector-tokens/:id', async (request, reply) => {
+    await service.change(async (tx) => {
+      const admin = await adminCaller(tx, request)
+      const connector = await tx.connectors.get(request.params.id)
+      if (!connector) throw notFound('connector')
+      await removeTokens(tx, deps, admin.id, connector.id, await tx.tokens.byConnector(connector.id))
+    })
+    return reply.code(204).send()
   })
 
   app.post('/api/v1/connector-tokens', async (request, reply) => {

@@ -49,6 +49,15 @@ const MIGRATIONS: readonly string[] = [
        PRIMARY KEY (subject, counter)) STRICT, WITHOUT ROWID;`,
     'CREATE TABLE audit (seq INTEGER PRIMARY KEY AUTOINCREMENT, doc TEXT NOT NULL) STRICT;',
   ].join('\n'),
+  [
+    'ALTER TABLE tokens ADD COLUMN user_id TEXT;',
+    'ALTER TABLE tokens ADD COLUMN label TEXT;',
+    `UPDATE tokens SET user_id = json_extract(doc, '$.userId'), label = json_extract(doc, '$.label');`,
+    'CREATE INDEX tokens_user ON tokens (user_id);',
+    'CREATE INDEX tokens_connector ON tokens (connector_id);',
+    // What was looked at long ago is forgotten, by age.
+    `CREATE INDEX jobs_looked ON jobs (due_at) WHERE kind = 'inspect' AND open = 0 AND lease_until IS NULL;`,
+  ].join('\n'),
 ]
 
 /** Each step and its version number are one transaction: a crash leaves the step done or not begun. */

@@ -160,11 +160,15 @@ const tokensOf = (statements: Statements): Tx['tokens'] => {
   const table = new Table<Row<'tokens'>>(statements, 'tokens', (token) => ({
     hash: token.hash,
     connector_id: token.connectorId,
+    user_id: token.userId,
+    label: token.label,
   }))
   return {
     ...records(table),
     byHash: (hash) => table.first('hash = ?', hash),
     byConnector: (id) => table.where('connector_id = ?', id),
+    byUser: (id) => table.where('user_id = ?', id),
+    byLabel: (label) => table.where('label = ?', label),
     remove: (id) => table.remove(id),
   }
 }

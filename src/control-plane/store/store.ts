@@ -78,6 +78,8 @@ export interface Tx {
   readonly tokens: Records<TokenRecord> & {
     byHash(hash: string): Promise<TokenRecord | null>
     byConnector(connectorId: string): Promise<readonly TokenRecord[]>
+    byUser(userId: string): Promise<readonly TokenRecord[]>
+    byLabel(label: string): Promise<readonly TokenRecord[]>
     remove(id: string): Promise<void>
   }
   readonly connectors: Records<ConnectorRecord> & {
