@@ -47,22 +47,24 @@ need_debootstrap() {
   fi
 }
 
-mirror=http://deb.debian.org
-
 answers() { ! command -v wget >/dev/null 2>&1 || wget -q --spider --timeout=10 --tries=2 "$1"; }
 
-# The suite's own archive, and its updates and security where they (still) exist.
+# The suite's own archive, which is the one that debootstrap took, and its updates and security where they (still) exist.
 write_sources() {
   suite=$1
+  archive=$(sed -n 's/^deb \([^ ]*\) .*/\1/p' "$2/etc/apt/sources.list" | head -n 1)
+  [ -n "$archive" ] || fail "debootstrap $suite left no archive in sources.list"
+  security=${archive%/}-security
   {
-    echo "deb $mirror/debian $suite main"
-    if answers "$mirror/debian/dists/$suite-updates/Release"; then
-      echo "deb $mirror/debian $suite-updates main"
+    echo "deb $archive $suite main"
+    if answers "$archive/dists/$suite-updates/Release"; then
+      echo "deb $archive $suite-updates main"
     fi
-    if answers "$mirror/debian-security/dists/$suite-security/Release"; then
-      echo "deb $mirror/debian-security $suite-security main"
+    if answers "$security/dists/$suite-security/Release"; then
+      echo "deb $security $suite-security main"
     fi
-  } >"$2/etc/apt/sources.list"
+  } >"$2/etc/apt/sources.list.new"
+  mv "$2/etc/apt/sources.list.new" "$2/etc/apt/sources.list"
 }
 
 make_debian() {
@@ -73,7 +75,7 @@ make_debian() {
   workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
   root=$workspace/root
   mkdir "$root"
-  if ! debootstrap --variant=minbase "$suite" "$root" "$mirror/debian" >"$workspace/log" 2>&1 </dev/null; then
+  if ! debootstrap --variant=minbase "$suite" "$root" >"$workspace/log" 2>&1 </dev/null; then
     tail -n 20 "$workspace/log" >&2
     fail "debootstrap $suite failed (see above)"
   fi
