@@ -40,12 +40,15 @@ beforeAll(async () => {
 
 type Step = PresentReply | ErrorCode | JobError | (() => ErrorCode)
 
+/** Leaves no timer behind. */
+const timeless = { ...systemClock, sleep: () => new Promise<never>(() => undefined) }
+
 const run = async (
   options: JobOptions,
   steps: Step[],
   prepare: (callOff: () => void, expire: () => void) => void = () => undefined,
   seenHostKeys: readonly string[] = [HOST_KEY],
-  keys = createKeyCache(systemClock),
+  keys = createKeyCache(timeless),
 ) => {
   const requests: EnsureRequest[] = []
   let connections = 0
@@ -109,7 +112,6 @@ const run = async (
     now: () => Date.now(),
     controlPlaneId: () => 'cp_test',
   })
-  keys.dispose()
   return { outcome, requests, connections }
 }
 
@@ -193,7 +195,7 @@ describe('the executor', () => {
 
   test('opens a key once for all jobs that use it', async () => {
     let opened = 0
-    const keys = createKeyCache({ ...systemClock, sleep: () => new Promise(() => undefined) }, (material) => {
+    const keys = createKeyCache(timeless, (material) => {
       opened++
       return parsePrivateKey(material)
     })
