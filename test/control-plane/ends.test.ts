@@ -364,3 +364,31 @@ test('a long list of grants comes in pages that leave none out', async () => {
   } while (after !== '')
   expect(seen.size).toBe(520)
 })
+
+test('a connector cannot make a grant last by the end that it reports', async () => {
+  const scene = await stage()
+  const id = await scene.grant({ seconds: 60 })
+  const first = await scene.fake.claimEnsure()
+  await scene.admin.ok('POST', `/api/v1/access-requests/${id}/extend`, { duration_in_sec: 600 })
+  await scene.fake.succeed(first, presentResult(first, { validBefore: '9999-01-01T00:00:00Z' }))
+  await scene.fake.fail(await scene.fake.claimEnsure(), 'group_missing')
+  expect(await scene.newestGrant()).toMatchObject({ status: 'Active', not_after: first.grant.notAfter })
+  const access = await scene.dana.ok('GET', '/api/user/v1/access-sessions')
+  const path = `/api/user/v1/access-sessions/${dig(access, 'items', 0, 'id')}/access-details`
+  expect(dig(await scene.dana.ok('GET', path), 'parameters', 'valid_before')).toBe(first.grant.notAfter)
+  scene.clock.advance(60 * SECOND)
+  expect((await scene.fake.claimEnsure()).grant.state).toBe('absent')
+})
+
+test('an end that leaves processes is not confirmed', async () => {
+  const scene = await stage()
+  const { id } = await active(scene)
+  await revoke(scene, id)
+  const end = await scene.fake.claimEnsure()
+  await scene.fake.succeed(end, absentResult(end, { processesLeft: 7 }))
+  expect(await scene.newestGrant()).toMatchObject({ status: 'Revoking', last_failure: { code: 'revoke_incomplete' } })
+  scene.clock.advance(15 * SECOND)
+  const again = await scene.fake.claimEnsure()
+  await scene.fake.succeed(again, absentResult(again))
+  expect(await scene.status(id)).toBe('Revoked')
+})

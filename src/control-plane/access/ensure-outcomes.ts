@@ -26,10 +26,14 @@ const learnFrom = async (
   if (sameMachine(grant, server)) await learnMachine(tx, deps, server, seen)
 }
 
-const certificateOf = (result: PresentResult, generation: number): GrantRecord['certificate'] => {
+/** A connector says when the certificate ends; it never ends later than what was asked for. */
+const confirmedEnd = (job: JobRecord, grant: GrantRecord, result: PresentResult): number =>
+  Math.min(Date.parse(result.validBefore), job.notAfter ?? grant.notAfter)
+
+const certificateOf = (result: PresentResult, generation: number, validBefore: number): GrantRecord['certificate'] => {
   const match = CERTIFICATE.exec(result.certificate?.trim() ?? '')
   if (!match) return null
-  return { generation, text: `${match[1]} ${match[2]}`, validBefore: Date.parse(result.validBefore) }
+  return { generation, text: `${match[1]} ${match[2]}`, validBefore }
 }
 
 /** Returns what is wrong with the result, if anything. */
@@ -42,7 +46,8 @@ export const presentSucceeded = async (
   const grant = await tx.grants.get(job.grantId ?? '')
   if (!grant || job.generation === null) return null
   const generation = job.generation
-  const certificate = certificateOf(result, generation) ?? grant.certificate
+  const confirmedNotAfter = confirmedEnd(job, grant, result)
+  const certificate = certificateOf(result, generation, confirmedNotAfter) ?? grant.certificate
   if (certificate?.generation !== generation && generation === grant.generation) return 'the certificate is missing'
   await tx.jobs.put({ ...job, open: false })
   await learnFrom(tx, deps, grant, result)
@@ -50,7 +55,6 @@ export const presentSucceeded = async (
   const overtaken = generation < (grant.certificate?.generation ?? 0)
   if (grant.end || overtaken) await tx.grants.put({ ...grant, hostId: result.hostId })
   else {
-    const confirmedNotAfter = Date.parse(result.validBefore)
     await tx.grants.put({
       ...grant,
       certificate,
@@ -63,7 +67,26 @@ export const presentSucceeded = async (
   return null
 }
 
-export const absentSucceeded = async (tx: Tx, deps: Deps, job: JobRecord, result: AbsentResult): Promise<void> => {
+/** Null, or why this is no proof of an end. */
+export const absentSucceeded = async (
+  tx: Tx,
+  deps: Deps,
+  job: JobRecord,
+  result: AbsentResult,
+): Promise<JobFailure | null> => {
+  if (result.processesLeft !== 0) return incomplete(result.processesLeft)
+  await closeAbsent(tx, deps, job, result)
+  return null
+}
+
+const incomplete = (processes: number): JobFailure => ({
+  code: 'revoke_incomplete',
+  message: `${processes} processes of the person live on`,
+  hint: 'On the server: see its log. It is tried again until it is confirmed.',
+  retryable: true,
+})
+
+const closeAbsent = async (tx: Tx, deps: Deps, job: JobRecord, result: AbsentResult): Promise<void> => {
   await tx.jobs.put({ ...job, open: false })
   const grant = await tx.grants.get(job.grantId ?? '')
   if (!grant || grant.closed) return

@@ -7,7 +7,10 @@ import { type GrantRecord, type InstanceRecord, type JobRecord, PRIORITY, type S
 export const serverKey = (server: { host: string; port: number }): string =>
   `${server.host.toLowerCase()}:${server.port}`
 
-type Fresh = Pick<JobRecord, 'connectorId' | 'serverKey' | 'kind' | 'priority' | 'grantId' | 'generation' | 'serverId'>
+type Fresh = Pick<
+  JobRecord,
+  'connectorId' | 'serverKey' | 'kind' | 'priority' | 'grantId' | 'generation' | 'notAfter' | 'serverId'
+>
 
 const openJob = async (tx: Tx, deps: Deps, job: Fresh, dueAt: number, failures = 0): Promise<void> => {
   const createdAt = deps.clock.now()
@@ -37,6 +40,7 @@ export const openEnsureJob = async (
     priority: grant.state === 'absent' ? PRIORITY.absent : PRIORITY.present,
     grantId: grant.id,
     generation: grant.generation,
+    notAfter: grant.notAfter,
     serverId: grant.serverId,
   }
   await openJob(tx, deps, job, grant.state === 'present' ? Math.max(from, grant.notBefore) : from, failures)

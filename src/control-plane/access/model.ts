@@ -174,6 +174,8 @@ export interface JobRecord {
   readonly priority: number
   readonly grantId: string | null
   readonly generation: number | null
+  /** Of the grant, in this generation; missing in jobs of before it was kept. */
+  readonly notAfter?: number
   readonly serverId: string
   readonly open: boolean
   readonly dueAt: number

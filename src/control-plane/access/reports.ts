@@ -57,8 +57,7 @@ const applySuccess = async (tx: Tx, deps: Deps, job: JobRecord, result: unknown)
   if (job.priority === PRIORITY.absent) {
     const parsed = AbsentResult.safeParse(result)
     if (!parsed.success) return invalidResult('the result is not that of an end')
-    await absentSucceeded(tx, deps, job, parsed.data)
-    return null
+    return absentSucceeded(tx, deps, job, parsed.data)
   }
   const parsed = PresentResult.safeParse(result)
   if (!parsed.success) return invalidResult('the result is not that of a grant')
