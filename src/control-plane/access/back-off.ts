@@ -1,3 +1,5 @@
+import type { Random } from '../../observability/random.ts'
+
 const SECOND = 1000
 const MINUTE = 60 * SECOND
 const HOUR = 60 * MINUTE
@@ -20,6 +22,13 @@ export const inspectBackOff = (failures: number): number => doubling(15 * SECOND
 export const MAX_INSPECT_FAILURES = 5
 
 export const INSPECT_EVERY_MS = HOUR
+
+/** An hour at most; a quarter less at random, so that servers that came together do not stay together. */
+export const untilNextInspection = (random: Random): number =>
+  INSPECT_EVERY_MS - Math.floor((random(4).readUInt32BE() / 2 ** 32) * (INSPECT_EVERY_MS / 4))
+
+/** How long an inspection that is over can still be asked for. Ends are kept for good: they are the proof. */
+export const KEEP_INSPECTIONS_MS = 7 * 24 * HOUR
 
 /** A job whose hand-out did not reach the connector. */
 export const REDELIVER_AFTER_MS = 15 * SECOND

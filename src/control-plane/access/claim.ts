@@ -4,6 +4,7 @@ import { attempt } from './attempt.ts'
 import { REDELIVER_AFTER_MS } from './back-off.ts'
 import type { Deps } from './deps.ts'
 import { grantOnServer, protocolIntegration, protocolServer } from './grants.ts'
+import { integrationsOf } from './integration-cache.ts'
 import type { InstanceRecord, JobRecord } from './model.ts'
 import { settle } from './settle.ts'
 
@@ -39,16 +40,24 @@ const ensureContent = async (tx: Tx, deps: Deps, job: JobRecord): Promise<Conten
   return { kind: 'ensure', integration: grant.integration, ...(await grantOnServer(tx, grant)) }
 }
 
-const inspectContent = async (tx: Tx, job: JobRecord): Promise<Look | null> => {
+type FindIntegration = ReturnType<typeof integrationsOf>
+
+const inspectContent = async (tx: Tx, find: FindIntegration, job: JobRecord): Promise<Look | null> => {
   const server = await tx.servers.get(job.serverId)
   if (!server || server.removedAt !== null) return null
-  const integration = await tx.integrations.get(server.integrationId)
+  const integration = await find(server.integrationId)
   if (!integration || integration.deletedAt !== null) return null
   return { kind: 'inspect', integration: protocolIntegration(integration), server: protocolServer(server) }
 }
 
-const handOut = async (tx: Tx, deps: Deps, instance: InstanceRecord, job: JobRecord): Promise<Job | null> => {
-  const content = job.kind === 'ensure' ? await ensureContent(tx, deps, job) : await inspectContent(tx, job)
+const handOut = async (
+  tx: Tx,
+  deps: Deps,
+  find: FindIntegration,
+  instance: InstanceRecord,
+  job: JobRecord,
+): Promise<Job | null> => {
+  const content = job.kind === 'ensure' ? await ensureContent(tx, deps, job) : await inspectContent(tx, find, job)
   if (!content) {
     await tx.jobs.put({ ...job, open: false })
     return null
@@ -76,8 +85,9 @@ export const claimJobs = async (
   const now = deps.clock.now()
   const ready = await tx.jobs.claimable({ connectorId: instance.connectorId, now, limit })
   const jobs: Job[] = []
+  const find = integrationsOf(tx)
   for (const job of ready) {
-    const handed = await attempt(tx, deps, job.id, () => handOut(tx, deps, instance, job))
+    const handed = await attempt(tx, deps, job.id, () => handOut(tx, deps, find, instance, job))
     if (handed.ok && handed.value) jobs.push(handed.value)
   }
   return jobs

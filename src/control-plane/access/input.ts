@@ -28,6 +28,22 @@ export const check = <S extends z.ZodType>(
   return { ok: false, problems }
 }
 
+/** Deeper than anything that makes sense; what walks a value by recursion must not run out of stack. */
+const MAX_DEPTH = 32
+
+const isTooDeep = (input: unknown): boolean => {
+  let level: unknown[] = [input]
+  for (let depth = 0; level.length > 0; depth += 1) {
+    if (depth > MAX_DEPTH) return true
+    level = level.flatMap((value) => (typeof value === 'object' && value !== null ? Object.values(value) : []))
+  }
+  return false
+}
+
+export const refuseTooDeep = (input: unknown): void => {
+  if (isTooDeep(input)) throw invalid([{ path: 'body', message: `is nested deeper than ${MAX_DEPTH} levels` }])
+}
+
 /** Like {@link check}, but a problem is the end of it. */
 export const parseInput = <S extends z.ZodType>(schema: S, input: unknown): z.output<S> => {
   const parsed = check(schema, input)

@@ -3,7 +3,7 @@ import { ConnectorId } from '../../protocol/calls.ts'
 import { type Integration, Policy, type SecretReference } from '../../protocol/integration.ts'
 import { AccountName } from '../../protocol/primitives.ts'
 import { type InputProblem, invalid } from './domain-error.ts'
-import { check, type Parsed } from './input.ts'
+import { check, type Parsed, refuseTooDeep } from './input.ts'
 import { parseServers, type ServerInput } from './server-list.ts'
 
 /** The permission that every server has: the login's own default group and nothing more. */
@@ -151,6 +151,7 @@ const storesOf = (body: unknown): Parsed<SecretReference> | null => {
 
 /** Looks at every part, whatever is wrong with the others, so that one answer names all problems. */
 export const parseIntegration = (body: unknown): IntegrationInput => {
+  refuseTooDeep(body)
   const envelope = check(Envelope, body)
   const config = configOf(body)
   const [servers, groups, policy] = [

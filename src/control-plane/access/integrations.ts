@@ -1,5 +1,6 @@
 import type { Tx } from '../store/store.ts'
 import { audit } from './audit.ts'
+import { untilNextInspection } from './back-off.ts'
 import { type Deps, newId } from './deps.ts'
 import { conflict, invalid, notFound } from './domain-error.ts'
 import { endGrant } from './grants.ts'
@@ -35,7 +36,8 @@ const blankServer = (deps: Deps, integrationId: string, input: ServerInput): Ser
   hostKeys: [],
   inspectedAt: null,
   refreshAt: deps.clock.now(),
-  nextInspectAt: deps.clock.now(),
+  // The first look is asked for by whoever adds it; this is the one after.
+  nextInspectAt: deps.clock.now() + untilNextInspection(deps.random),
   inspection: null,
   failure: null,
   removedAt: null,
@@ -46,7 +48,8 @@ const updatedServer = (deps: Deps, known: ServerRecord, input: ServerInput): Ser
   const moved = known.host !== input.host || known.port !== input.port
   const forgotten = moved ? { hostId: null, hostKeys: [], inspection: null, failure: null, inspectedAt: null } : {}
   const at = deps.clock.now()
-  return { ...known, ...input, ...forgotten, refreshAt: at, nextInspectAt: at, removedAt: null }
+  const nextInspectAt = at + untilNextInspection(deps.random)
+  return { ...known, ...input, ...forgotten, refreshAt: at, nextInspectAt, removedAt: null }
 }
 
 const endGrantsOn = async (tx: Tx, deps: Deps, server: ServerRecord, by: string): Promise<void> => {

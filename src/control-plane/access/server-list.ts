@@ -43,11 +43,14 @@ const ServerList = z
   .min(1, 'at least one server')
   .max(MAX_SERVERS, `at most ${MAX_SERVERS} servers`)
 
-const repeatedNames = (servers: readonly ServerInput[]): readonly InputProblem[] =>
-  servers.flatMap(({ name }, index) => {
-    const first = servers.findIndex((other) => other.name === name)
+const repeatedNames = (servers: readonly ServerInput[]): readonly InputProblem[] => {
+  const seen = new Map<string, number>()
+  return servers.flatMap(({ name }, index) => {
+    const first = seen.get(name) ?? index
+    seen.set(name, first)
     return first === index ? [] : [{ path: `servers[${index}].name`, message: `is the same as servers[${first}].name` }]
   })
+}
 
 const readJson = (input: unknown): Parsed<unknown> => {
   if (typeof input !== 'string') return { ok: true, value: input }

@@ -1,11 +1,11 @@
 import type { Tx } from '../store/store.ts'
 import { attempt } from './attempt.ts'
 import { SYSTEM } from './audit.ts'
-import { INSPECT_EVERY_MS, LONGEST_WAIT_MS } from './back-off.ts'
+import { INSPECT_EVERY_MS, KEEP_INSPECTIONS_MS, LONGEST_WAIT_MS, untilNextInspection } from './back-off.ts'
 import type { Deps } from './deps.ts'
 import { endGrant } from './grants.ts'
+import { integrationsOf } from './integration-cache.ts'
 import { freeLease, openInspectJob } from './jobs.ts'
-import type { ServerRecord } from './model.ts'
 
 /** How long an instance may be silent before it counts as gone. */
 export const instanceTtlMs = (deps: Deps): number => 3 * deps.knobs.renewEveryMs
@@ -59,16 +59,18 @@ const pullBack = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
 }
 
 const inspectByTheHour = async (tx: Tx, deps: Deps, now: number): Promise<void> => {
+  const integration = integrationsOf(tx)
   for (const server of await tx.servers.dueForInspection(now)) {
-    await attempt(tx, deps, server.id, () => inspectServer(tx, deps, server, now))
+    await attempt(tx, deps, server.id, async () => {
+      await tx.servers.put({ ...server, nextInspectAt: now + untilNextInspection(deps.random) })
+      const its = await integration(server.integrationId)
+      if (its) await openInspectJob(tx, deps, server, its.connectorId)
+    })
   }
 }
 
-const inspectServer = async (tx: Tx, deps: Deps, server: ServerRecord, now: number): Promise<void> => {
-  await tx.servers.put({ ...server, nextInspectAt: now + INSPECT_EVERY_MS })
-  const integration = await tx.integrations.get(server.integrationId)
-  if (integration) await openInspectJob(tx, deps, server, integration.connectorId)
-}
+/** Each run forgets a few, so that none takes long. */
+const FORGET_AT_ONCE = 200
 
 /**
  * Does everything that the passing of time demands. It runs when something is due, and before every claim, so that
@@ -82,4 +84,5 @@ export const settle = async (tx: Tx, deps: Deps): Promise<void> => {
   await freeLapsedLeases(tx, deps, now)
   await forgetSilentInstances(tx, deps, now)
   await inspectByTheHour(tx, deps, now)
+  await tx.jobs.forgetInspections(now - KEEP_INSPECTIONS_MS, FORGET_AT_ONCE)
 }

@@ -266,10 +266,20 @@ const jobsOf = (statements: Statements): Tx['jobs'] => {
     lapsed: (now) => table.sorted('lease_until', 'lease_until <= ?', now),
     leasedAfter: (at) => table.sorted('lease_until', 'lease_until > ?', at),
     dueAfter: (at) => table.sorted('due_at', 'open = 1 AND lease_until IS NULL AND due_at > ?', at),
+    forgetInspections: async (before, limit) => {
+      for (const { id } of statements.all(LOOKED_AT, before, limit)) {
+        statements.run('DELETE FROM outcomes WHERE subject = ?', String(id))
+        statements.run('DELETE FROM jobs WHERE id = ?', String(id))
+      }
+    },
     claimable: async ({ connectorId, now, limit }) =>
       statements.all(CLAIMABLE, connectorId, now, now, limit).map(decode<Row<'jobs'>>),
   }
 }
+
+const LOOKED_AT = `
+  SELECT id FROM jobs
+   WHERE kind = 'inspect' AND open = 0 AND lease_until IS NULL AND due_at < ? ORDER BY due_at LIMIT ?`
 
 /** The most urgent job of each server first: two of one server never come out together. */
 const CLAIMABLE = `

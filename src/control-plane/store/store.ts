@@ -129,6 +129,8 @@ export interface Tx {
     leasedAfter(at: number): Promise<readonly JobRecord[]>
     /** Open, not leased, and due later than `at`. */
     dueAfter(at: number): Promise<readonly JobRecord[]>
+    /** Forgets up to `limit` inspections that ended and were last due before `before`, and their outcomes. */
+    forgetInspections(before: number, limit: number): Promise<void>
     /** What this connector may do now: open, due, not leased, on servers where nobody else works; one per server, most urgent first. */
     claimable(query: { connectorId: string; now: number; limit: number }): Promise<readonly JobRecord[]>
   }
