@@ -1,3 +1,4 @@
+import { chmod, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { describe, expect, test } from 'vitest'
@@ -17,6 +18,20 @@ describe('the SQLite store', () => {
     const other = new DatabaseSync(path)
     expect(other.prepare('PRAGMA journal_mode').get()).toEqual({ journal_mode: 'wal' })
     other.close()
+    await store.close()
+  })
+
+  test('only the owner may read the files, whatever the umask, and those of before too', async () => {
+    const path = join(await tempFolder(), 'store.db')
+    const files = [path, `${path}-wal`, `${path}-shm`]
+    const modes = () => Promise.all(files.map(async (file) => (await stat(file)).mode & 0o777))
+    const store = openSqliteStore(path)
+    expect(await modes()).toEqual([0o600, 0o600, 0o600])
+    // The first one stays open, so that the side files are there, as after a crash.
+    for (const file of files) await chmod(file, 0o644)
+    const again = openSqliteStore(path)
+    expect(await modes()).toEqual([0o600, 0o600, 0o600])
+    await again.close()
     await store.close()
   })
 

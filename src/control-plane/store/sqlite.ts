@@ -1,3 +1,4 @@
+import { chmodSync, closeSync, existsSync, openSync } from 'node:fs'
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite'
 import { grantPhase } from '../access/model.ts'
 import { migrate } from './sqlite-migrations.ts'
@@ -428,8 +429,18 @@ class SqliteStore implements Store {
   }
 }
 
+const OWNER_ONLY = 0o600
+
+/** SQLite gives its side files the mode of the database, so it is made before SQLite would; older ones are corrected. */
+const keepPrivate = (path: string): void => {
+  if (path === ':memory:') return
+  closeSync(openSync(path, 'a', OWNER_ONLY))
+  for (const file of [path, `${path}-wal`, `${path}-shm`]) if (existsSync(file)) chmodSync(file, OWNER_ONLY)
+}
+
 /** Opens the file, or makes it, and brings it to the newest form. `:memory:` is for throw-away stores. */
 export const openSqliteStore = (path: string): Store => {
+  keepPrivate(path)
   const db = new DatabaseSync(path, { timeout: BUSY_TIMEOUT_MS })
   // FULL: a grant that a connector was given must not be forgotten in a power cut.
   db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON')
