@@ -1,4 +1,5 @@
 import { chmodSync, closeSync, existsSync, openSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite'
 import { grantPhase } from '../access/model.ts'
 import { migrate } from './sqlite-migrations.ts'
@@ -441,9 +442,12 @@ const keepPrivate = (path: string): void => {
 /** Opens the file, or makes it, and brings it to the newest form. `:memory:` is for throw-away stores. */
 export const openSqliteStore = (path: string): Store => {
   keepPrivate(path)
+  // Savepoints spill into temporary files: on a read-only root there is no /tmp to put them, and what they hold is
+  // nobody else's to read.
+  if (path !== ':memory:') process.env['SQLITE_TMPDIR'] ??= dirname(resolve(path))
   const db = new DatabaseSync(path, { timeout: BUSY_TIMEOUT_MS })
   // FULL: a grant that a connector was given must not be forgotten in a power cut.
-  db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON')
+  db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY')
   migrate(db)
   return new SqliteStore(db)
 }
