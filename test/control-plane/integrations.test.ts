@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { inspectResult, integrationBody, SERVERS, stage, start } from './harness.ts'
+import { inspectResult, integrationBody, OWN_KEY, SERVERS, stage, start } from './harness.ts'
 
 const PATH = '/api/admin/v4/integrations'
 
@@ -280,4 +280,34 @@ test('a late inspection of the former address says nothing about the machine at 
   await scene.admin.ok('PUT', path, integrationBody({}, { servers: [{ name: 'web-1', host: '10.0.0.78' }] }))
   await scene.fake.fail(now, 'ssh_auth_failed')
   expect(await scene.admin.ok('GET', path)).toMatchObject({ status: 'Initializing' })
+})
+
+test('an integration that is switched off grants nothing new, and what was granted goes on to its end', async () => {
+  const scene = await stage()
+  const path = `/api/admin/v4/integrations/${scene.integrationId}`
+  const active = await scene.grant()
+  await scene.fake.work()
+  const [waiting] = (await scene.dana.ok('POST', '/api/user/v4/access-requests', {
+    entitlements: [{ resource_id: 'web-2', permission_id: 'Default' }],
+    custom_fields: { public_key: OWN_KEY },
+  })) as unknown as { id: string }[]
+  expect(await scene.admin.ok('POST', `/api/v1/integrations/${scene.integrationId}/disable`)).toMatchObject({
+    status: 'Disabled',
+  })
+  expect((await scene.dana.call('POST', `/api/v1/integrations/${scene.integrationId}/enable`)).status).toBe(403)
+  const approved = await scene.admin.call('POST', `/api/v1/access-requests/${waiting?.id}/approve`)
+  expect(approved.status).toBe(409)
+  const asked = await scene.dana.call('POST', '/api/user/v4/access-requests', {
+    entitlements: [{ resource_id: 'web-1', permission_id: 'Default' }],
+    custom_fields: { public_key: OWN_KEY },
+  })
+  expect(asked.status).toBe(400)
+  await scene.dana.ok('POST', `/api/user/v4/access-requests/${active}/revoke`)
+  await scene.fake.work()
+  expect(await scene.status(active)).toBe('Revoked')
+
+  scene.clock.advance(1000)
+  await scene.admin.ok('POST', `/api/v1/integrations/${scene.integrationId}/enable`)
+  expect(await scene.admin.ok('GET', path)).toMatchObject({ status: 'Refreshing' })
+  await scene.admin.ok('POST', `/api/v1/access-requests/${waiting?.id}/approve`)
 })

@@ -31,7 +31,8 @@ const details = (servers: readonly ServerRecord[], failing: readonly ServerRecor
 }
 
 /** From the servers that the integration has now. An hourly look is not shown: it would make the status flicker. */
-export const integrationStatus = (servers: readonly ServerRecord[]): StatusView => {
+export const integrationStatus = (disabled: boolean, servers: readonly ServerRecord[]): StatusView => {
+  if (disabled) return { status: 'Disabled', details: 'switched off by an admin' }
   const pending = servers.filter(isPending)
   if (servers.some((server) => server.inspectedAt === null)) {
     return { status: 'Initializing', details: `waiting for ${pending.length} of ${servers.length} servers` }

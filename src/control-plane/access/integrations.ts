@@ -130,8 +130,24 @@ export const deleteIntegration = async (tx: Tx, deps: Deps, by: string, id: stri
   await audit(tx, deps, by, 'integration.deleted', id, { name: integration.name })
 }
 
+/** Switching it off ends nothing; switching it on looks at all of its servers again. */
+export const switchIntegration = async (
+  tx: Tx,
+  deps: Deps,
+  by: string,
+  id: string,
+  disabled: boolean,
+): Promise<IntegrationRecord> => {
+  const integration: IntegrationRecord = { ...(await getIntegration(tx, id)), disabled }
+  await tx.integrations.put(integration)
+  await audit(tx, deps, by, disabled ? 'integration.disabled' : 'integration.enabled', id, { name: integration.name })
+  if (!disabled) await refreshIntegration(tx, deps, by, id)
+  return integration
+}
+
 export const refreshIntegration = async (tx: Tx, deps: Deps, by: string, id: string): Promise<void> => {
   const integration = await getIntegration(tx, id)
+  if (integration.disabled === true) throw conflict('the integration is disabled; enable it first')
   for (const server of await presentServers(tx, id)) {
     const refreshed = { ...server, refreshAt: deps.clock.now() }
     await tx.servers.put(refreshed)

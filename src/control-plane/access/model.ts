@@ -65,6 +65,8 @@ export interface IntegrationRecord {
   readonly config: Readonly<Record<string, string>>
   /** Members of the vendor's model that we keep and give back but do not act on. */
   readonly extra: Readonly<Record<string, unknown>>
+  /** An admin switched it off: nothing new is granted or looked at; what was granted goes on to its end. */
+  readonly disabled?: boolean
   readonly createdAt: number
   readonly deletedAt: number | null
 }

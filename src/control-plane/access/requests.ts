@@ -57,6 +57,7 @@ export const availableTargets = async (tx: Tx): Promise<readonly Target[]> => {
   do {
     const page: Awaited<ReturnType<Tx['integrations']['page']>> = await tx.integrations.page({ limit: 1000, after })
     for (const integration of page.items) {
+      if (integration.disabled === true) continue
       for (const server of await presentServers(tx, integration.id)) targets.push({ server, integration })
     }
     after = page.next
@@ -184,6 +185,7 @@ const liveTarget = async (tx: Tx, serverId: string): Promise<Target> => {
   if (!server || server.removedAt !== null || !integration || integration.deletedAt !== null) {
     throw conflict('a server of this request is no longer there; reject it and ask anew')
   }
+  if (integration.disabled === true) throw conflict(`the integration ${integration.name} is disabled`)
   return { server, integration }
 }
 

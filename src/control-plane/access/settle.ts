@@ -64,7 +64,7 @@ const inspectByTheHour = async (tx: Tx, deps: Deps, now: number): Promise<void> 
     await attempt(tx, deps, server.id, async () => {
       await tx.servers.put({ ...server, nextInspectAt: now + untilNextInspection(deps.random) })
       const its = await integration(server.integrationId)
-      if (its) await openInspectJob(tx, deps, server, its.connectorId)
+      if (its && its.disabled !== true) await openInspectJob(tx, deps, server, its.connectorId)
     })
   }
 }

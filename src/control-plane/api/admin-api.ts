@@ -33,7 +33,10 @@ const integrationFilter = (query: unknown) => {
   return async (tx: Tx, integration: IntegrationRecord): Promise<boolean> => {
     if (!matches(connectors ?? null, integration.connectorId)) return false
     if (!matches(names ?? null, integration.name) || !matches(types ?? null, SSH_TYPE)) return false
-    return matches(statuses ?? null, integrationStatus(await presentServers(tx, integration.id)).status)
+    return matches(
+      statuses ?? null,
+      integrationStatus(integration.disabled === true, await presentServers(tx, integration.id)).status,
+    )
   }
 }
 

@@ -6,6 +6,7 @@ import { reserveConnector } from '../access/connectors.ts'
 import { notFound } from '../access/domain-error.ts'
 import { abandonGrant } from '../access/grants.ts'
 import { parseInput } from '../access/input.ts'
+import { switchIntegration } from '../access/integrations.ts'
 import type { RequestRecord, UserRecord } from '../access/model.ts'
 import { approveRequest, extendRequest, rejectRequest } from '../access/requests.ts'
 import { connectorToken, issueToken, removeTokens, userToken } from '../access/tokens.ts'
@@ -14,7 +15,7 @@ import type { Service } from '../service.ts'
 import type { Tx } from '../store/store.ts'
 import { adminCaller, userCaller } from './auth.ts'
 import { pageModel, pageQuery } from './paging.ts'
-import { grantModel, requestModel } from './vendor-models.ts'
+import { grantModel, integrationModel, requestModel } from './vendor-models.ts'
 
 type ById = { Params: { id: string } }
 
@@ -116,6 +117,20 @@ const decisionRoutes = (app: FastifyInstance, service: Service): void => {
   }
 }
 
+const integrationRoutes = (app: FastifyInstance, service: Service): void => {
+  for (const [verb, disabled] of [
+    ['disable', true],
+    ['enable', false],
+  ] as const) {
+    app.post<ById>(`/api/v1/integrations/:id/${verb}`, (request) =>
+      service.change(async (tx) => {
+        const admin = await adminCaller(tx, request)
+        return integrationModel(tx, await switchIntegration(tx, service.deps, admin.id, request.params.id, disabled))
+      }),
+    )
+  }
+}
+
 const AbandonInput = z.object({ reason: z.string().trim().min(1, 'required').max(1000) })
 
 const grantRoutes = (app: FastifyInstance, service: Service): void => {
@@ -163,5 +178,6 @@ export const ownApi = (app: FastifyInstance, service: Service): void => {
   userRoutes(app, service)
   tokenRoutes(app, service)
   decisionRoutes(app, service)
+  integrationRoutes(app, service)
   grantRoutes(app, service)
 }

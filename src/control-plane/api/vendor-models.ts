@@ -31,7 +31,7 @@ export const integrationModel = async (tx: Tx, integration: IntegrationRecord) =
     type: SSH_TYPE,
     category: CATEGORY,
     connector_id: integration.connectorId,
-    ...integrationStatus(servers),
+    ...integrationStatus(integration.disabled === true, servers),
     last_sync_time: instant(latest(servers)),
     integration_config: integration.config,
     secret_store_config: secretStoreModel(integration.secretStore),
