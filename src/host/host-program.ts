@@ -77,25 +77,22 @@ const factsOf = (link: HostLink, login?: string): ErrorFacts => ({
   ...(login === undefined ? {} : { login }),
 })
 
+const ensure = (link: HostLink, context: RunContext, request: EnsureRequest): Promise<Fields> =>
+  run(link, context, ensureParameters(link, context, request), factsOf(link, request.grant.login))
+
 /** Makes the server match a grant that is wanted. One round trip; safe to run again at any point. */
 export const ensurePresent = async (
   link: HostLink,
   context: RunContext,
   request: EnsureRequest,
-): Promise<PresentReply> => {
-  const fields = await run(link, context, ensureParameters(link, context, request), factsOf(link, request.grant.login))
-  return readPresentReply(fields)
-}
+): Promise<PresentReply> => readPresentReply(await ensure(link, context, request))
 
 /** Ends a grant on the server and says what was seen at the end. One round trip; safe to run again at any point. */
 export const ensureAbsent = async (
   link: HostLink,
   context: RunContext,
   request: EnsureRequest,
-): Promise<AbsentResult> => {
-  const fields = await run(link, context, ensureParameters(link, context, request), factsOf(link, request.grant.login))
-  return readAbsentReply(fields, request.grant.login)
-}
+): Promise<AbsentResult> => readAbsentReply(await ensure(link, context, request), request.grant.login)
 
 /** Looks at the server; changes nothing. */
 export const inspect = async (link: HostLink, context: RunContext): Promise<InspectResult> => {

@@ -753,6 +753,8 @@ absent() {
     for group in $(surplus_groups_after); do R_removed=${R_removed:+$R_removed,}$group; done
     write_grant ending '' ''
     end_access
+  elif [ "$R_state" = present ]; then
+    end_unknown
   else
     write_grant ending '' ''
     # Not ours to touch, and not ours to call gone.
@@ -775,6 +777,18 @@ ours() {
   read_login "$P_login" && [ "$L_cp" = "$P_cp" ] || return 1
   [ "$L_person" = "$P_person" ] || fail login_taken "$P_login"
   [ -n "$L_uid" ]
+}
+
+# The grant stands in the ledger as given and the login does not stand there any more: somebody with root took the record
+# away. What can be told for ours is switched off, and the end is never called confirmed.
+end_unknown() {
+  rm -f "$KEYS/$P_login"
+  if find_account "$P_login" && [ "$A_source" = local ] &&
+    { in_group "$MANAGED_ROOT_FILE" "$P_login" || in_group "$MANAGED_HOME" "$P_login"; }; then
+    account_off "$P_login" || doomed "usermod: $WORDS"
+    end_processes
+  fi
+  doomed "$STATE/logins/$P_login is gone: look at what $P_login still runs and owns, then abandon the grant"
 }
 
 # The accounts that are the person's, in BODIES: every name that has the uid, which we gave to this login and give to
@@ -849,7 +863,8 @@ end_login() {
   fi
   # An account that is not finished stays so: a later grant finishes it.
   [ "$L_state" = creating ] || L_state=locked
-  L_shrinking=''
+  # Who is still there keeps the groups of before: a new grant must not wake the account up for them.
+  if [ "$LEFT" = 0 ]; then L_shrinking=''; else L_shrinking=1; fi
   ACCOUNT=locked
   [ -n "$BODIES" ] || ACCOUNT=deleted
   # Kept only where sshd reads nothing of the person's own: else a key that the person added would let in.

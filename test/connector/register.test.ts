@@ -4,7 +4,8 @@ import { createOutage } from '../../src/connector/outage.ts'
 import { createRegistration } from '../../src/connector/register.ts'
 import type { Clock } from '../../src/observability/clock.ts'
 import { createLogger } from '../../src/observability/log.ts'
-import { DEFAULT_KNOBS, PROTOCOL } from '../../src/protocol/calls.ts'
+import { DEFAULT_KNOBS } from '../../src/protocol/calls.ts'
+import { REGISTER } from './setup.ts'
 
 const SERVER = Date.parse('2026-11-22T15:00:00.000Z')
 
@@ -22,15 +23,7 @@ test('a clock that is set right after the start is believed from the next answer
     clock,
     log,
     outage: createOutage(clock, log),
-    request: {
-      connectorId: 'c',
-      instanceId: 'instance-1',
-      version: '0',
-      protocol: PROTOCOL,
-      cloud: { provider: 'none' },
-      secretStores: ['file'],
-      slots: 1,
-    },
+    request: REGISTER,
     onRegistered: () => undefined,
   })
   await registration.ensure(new AbortController().signal)

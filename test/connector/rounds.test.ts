@@ -9,8 +9,9 @@ import { createSlots } from '../../src/connector/slots.ts'
 import { createWakeup } from '../../src/connector/wakeup.ts'
 import { createHealth } from '../../src/observability/health.ts'
 import { createLogger } from '../../src/observability/log.ts'
-import { DEFAULT_KNOBS, type Knobs, PROTOCOL } from '../../src/protocol/calls.ts'
+import { DEFAULT_KNOBS, type Knobs } from '../../src/protocol/calls.ts'
 import { fakeClock } from './fake-clock.ts'
+import { REGISTER } from './setup.ts'
 
 // The claim and the renew loop by themselves, on a clock that the test moves: how often they ask, and what they learn.
 
@@ -55,15 +56,7 @@ const setUp = ({ knobs = {}, takes = 0, claimFails, staleAfterMs = 120_000 }: Se
     clock,
     log,
     outage,
-    request: {
-      connectorId: 'c',
-      instanceId: 'instance-1',
-      version: '0',
-      protocol: PROTOCOL,
-      cloud: { provider: 'none' },
-      secretStores: ['file'],
-      slots: 1,
-    },
+    request: REGISTER,
     onRegistered: () => undefined,
   })
   const leases = createLeases(clock)

@@ -6,8 +6,20 @@ import { type Connector, type ConnectorDeps, startConnector } from '../../src/co
 import type { HostProgram } from '../../src/host/host-program.ts'
 import { systemClock } from '../../src/observability/clock.ts'
 import { createLogger } from '../../src/observability/log.ts'
+import { PROTOCOL, type RegisterRequest } from '../../src/protocol/calls.ts'
 import { scratchDirectory } from '../hosts/scratch.ts'
 import type { FakeControlPlane } from './fake-control-plane.ts'
+
+/** What an instance says of itself, for tests of what comes after. */
+export const REGISTER: RegisterRequest = {
+  connectorId: 'c',
+  instanceId: 'instance-1',
+  version: '0',
+  protocol: PROTOCOL,
+  cloud: { provider: 'none' },
+  secretStores: ['file'],
+  slots: 1,
+}
 
 export const TOKEN = 'test-token-5f3a'
 

@@ -63,6 +63,22 @@ describe('the person cannot stay by', () => {
     await host.exec('userdel -f other; true')
   })
 
+  it('taking the login out of the ledger as root: it ends, and is not called confirmed', async () => {
+    const { certificatePath, reply } = await person.present({ id, login, groups: ['dbadmins'] })
+    const session = person.stay(certificatePath, login)
+    await session.ready
+    await host.exec(`rm /var/lib/apono-connector/logins/${login}`)
+    for (const generation of [2, 3]) {
+      await expect(person.absent({ id, login, generation, groups: ['dbadmins'] })).rejects.toMatchObject({
+        code: 'revoke_incomplete',
+      })
+    }
+    expect(await session.closed).toBe(255)
+    expect(await host.processesOf(reply.uid)).toEqual([])
+    expect((await person.login(certificatePath, 'true', login)).code).toBe(255)
+    await host.exec(`gpasswd -d ${login} dbadmins`)
+  })
+
   it('making the ledger unwritable: everything ends, and is not called confirmed', async () => {
     const { certificatePath, reply } = await person.present({ id, login, groups: ['dbadmins'] })
     const inTheWay = `/var/lib/apono-connector/grants/.new.cp_test.${id}`
