@@ -26,12 +26,12 @@ import {
 } from './accounts.ts'
 import { removeContainers, runLabels, whileStarting } from './cleanup.ts'
 import { type CommandResult, mustRun, runCommand } from './command.ts'
-import { DEFAULT_BASE, hostImage } from './image.ts'
+import { type HostKind, hostImage } from './image.ts'
 import { type KeyPair, keygen } from './openssh.ts'
 
 export type HostOptions = {
-  /** Public name of the base image; default debian:bookworm-slim. */
-  base?: string
+  /** Default: Debian 12 as the field has it. */
+  kind?: HostKind
   /** Who the connector logs in as; default apono. One that does not exist is made, with sudo. */
   user?: string
   /** The connector's key, for hosts that share one; default: a new one. */
@@ -72,7 +72,7 @@ export type TestHost = {
 
 /** Starts a host and waits until its sshd listens. */
 export async function startHost(options: HostOptions = {}): Promise<TestHost> {
-  const image = await hostImage(options.base ?? DEFAULT_BASE)
+  const image = await hostImage(options.kind)
   const key = options.connectorKey ?? (await keygen())
   const container = await whileStarting(() => hostContainer(image, key, options).start())
   const host = await describe(container, key, options)

@@ -3,34 +3,44 @@ import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { mustRun, runCommand } from './command.ts'
 
-// The image of a test host, built when its content or its base changed and found by its tag otherwise.
+// The images of test hosts, built when their content or base changed and found by their tag otherwise.
 
 const root = join(import.meta.dirname, '..', '..')
-const context = join(root, 'docker', 'hosts', 'debian')
+const hosts = join(root, 'docker', 'hosts')
 
-/** The image of the default base, set once by the run for its workers. */
+/** The image of the default kind, set once by the run for its workers. */
 export const IMAGE_VARIABLE = 'APONO_TEST_IMAGE'
 
 export const DEFAULT_BASE = 'debian:bookworm-slim'
 
-const images = new Map<string, Promise<string>>()
+/** How a kind of host is made: a folder of docker/hosts/ with its Dockerfile, on a public base image. */
+type Recipe = { folder: string; base: string }
 
-/** The name of an image that is there: built on `base` (a public name, such as debian:trixie-slim). */
-export function hostImage(base: string = DEFAULT_BASE): Promise<string> {
-  const known = images.get(base) ?? fromRun(base) ?? build(base)
-  images.set(base, known)
+const recipes = {
+  debian: { folder: 'debian', base: DEFAULT_BASE },
+} as const satisfies Record<string, Recipe>
+
+export type HostKind = keyof typeof recipes
+
+const images = new Map<HostKind, Promise<string>>()
+
+/** The name of an image that is there. */
+export function hostImage(kind: HostKind = 'debian'): Promise<string> {
+  const known = images.get(kind) ?? fromRun(kind) ?? build(recipes[kind])
+  images.set(kind, known)
   return known
 }
 
-function fromRun(base: string): Promise<string> | undefined {
+function fromRun(kind: HostKind): Promise<string> | undefined {
   const image = process.env[IMAGE_VARIABLE]
-  return base === DEFAULT_BASE && image ? Promise.resolve(image) : undefined
+  return kind === 'debian' && image ? Promise.resolve(image) : undefined
 }
 
-async function build(publicBase: string): Promise<string> {
+async function build({ folder, base: publicBase }: Recipe): Promise<string> {
   const base = await baseImage(publicBase)
+  const context = join(hosts, folder)
   const baseId = await mustRun('docker', ['image', 'inspect', '--format', '{{.Id}}', base])
-  const tag = `apono-local/host-debian:${await contentHash(baseId.trim())}`
+  const tag = `apono-local/host-${folder}:${await contentHash(context, baseId.trim())}`
   const present = await runCommand('docker', ['image', 'inspect', '--format', '{{.Id}}', tag])
   if (present.code === 0) return tag
   process.stderr.write(`test hosts: building ${tag} on ${base}\n`)
@@ -49,7 +59,7 @@ async function baseImage(publicBase: string): Promise<string> {
   return line.slice(line.indexOf('=') + 1)
 }
 
-async function contentHash(baseId: string): Promise<string> {
+async function contentHash(context: string, baseId: string): Promise<string> {
   const hash = createHash('sha256').update(baseId)
   for (const name of (await readdir(context)).sort()) {
     hash.update(`\0${name}\0`).update(await readFile(join(context, name)))
