@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { ACCOUNT_NAME } from '../protocol/primitives.ts'
 import { JobError } from './errors.ts'
+import { PROGRAM, PROGRAM_END } from './program-text.ts'
 
 /** Names that program.sh knows; it refuses any other. */
 export type ParameterName =
@@ -72,10 +72,21 @@ const checkedLine = ([name, value]: [string, string]): string => {
   return `${name}=${value}\n`
 }
 
-const PROGRAM = readFileSync(new URL('./program.sh', import.meta.url), 'utf8')
+/**
+ * The program stands in a quoted heredoc inside a function, so that it can also write itself down on the server, for the
+ * timer that ends grants with nobody alive. Cut off anywhere, the whole is a syntax error and runs nothing.
+ */
+const DEFINITIONS = [
+  `apono_text() { cat <<'${PROGRAM_END}'`,
+  PROGRAM,
+  PROGRAM_END,
+  '}',
+  'eval "$(apono_text)"',
+  '',
+].join('\n')
 
-/** Bytes of program text in every run. */
-export const PROGRAM_BYTES = Buffer.byteLength(PROGRAM)
+/** Bytes of constant text in every run. */
+export const PROGRAM_BYTES = Buffer.byteLength(DEFINITIONS)
 
 /**
  * What goes to the remote shell's stdin: constant text, then one call whose data stands in a quoted heredoc.
@@ -84,7 +95,7 @@ export const PROGRAM_BYTES = Buffer.byteLength(PROGRAM)
 export const programInput = (nonce: string, parameters: Parameters): string => {
   if (!/^[0-9a-f]{32}$/.test(nonce)) throw new JobError('internal_error', 'the nonce must be 32 hex digits')
   const lines = Object.entries(parameters).map(checkedLine).join('')
-  return `${PROGRAM}\napono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}APONO_EOF_${nonce}\nexit\n`
+  return `${DEFINITIONS}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
 }
 
 export const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')

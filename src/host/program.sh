@@ -53,7 +53,7 @@ lookup() { have getent && bounded getent "$@"; }
 parameters() {
   P_op='' P_cp='' P_user='' P_now='' P_fresh_host='' P_host='' P_sshd='' P_grant='' P_generation='' P_epoch=''
   P_login='' P_person='' P_groups='' P_not_after='' P_content='' P_ca_type='' P_ca_key='' P_trust='' P_shell=''
-  P_uid_low='' P_uid_high='' P_on_revoke='' P_root_processes=''
+  P_uid_low='' P_uid_high='' P_on_revoke='' P_root_processes='' P_end=''
   while IFS= read -r line; do
     value=${line#*=}
     case ${line%%=*} in
@@ -69,9 +69,12 @@ parameters() {
       shell) P_shell=$value ;;                   uid_low) P_uid_low=$value ;;
       uid_high) P_uid_high=$value ;;             on_revoke) P_on_revoke=$value ;;
       root_processes) P_root_processes=$value ;;
+      end) P_end=$value ;;
       *) fail invalid_job 'unknown parameter' ;;
     esac
   done
+  # A shell takes a heredoc that was cut off for one that ended.
+  [ "$P_end" = "$NONCE" ] || fail invalid_job 'the parameters were cut off'
   need_id cp "$P_cp"; need_number now "$P_now"; need_number sshd "$P_sshd"; need_account user "$P_user"
   case $P_op in inspect) return ;; present | absent) ;; *) fail invalid_job op ;; esac
   need_id grant "$P_grant"; need_id fresh_host "$P_fresh_host"
@@ -692,8 +695,7 @@ write_home_trust() {
 
 # ---------------------------------------------------------------- sshd
 
-DROPIN_TEXT='# Made by apono-connector. Logins that it made (group apono-managed) are let in by what stands in
-# /etc/ssh/apono-connector, which only root can write, and not by keys in their own homes.
+DROPIN_TEXT='# Made by apono-connector. Logins that it made (group apono-managed) are let in by files that only root can write.
 Match Group apono-managed
 	AuthorizedKeysFile /etc/ssh/apono-connector/%u'
 

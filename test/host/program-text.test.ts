@@ -1,0 +1,49 @@
+import { readFileSync } from 'node:fs'
+import { describe, expect, it } from 'vitest'
+import { PROGRAM_BYTES, programInput } from '../../src/host/parameters.ts'
+import { PROGRAM, PROGRAM_END, withoutComments } from '../../src/host/program-text.ts'
+import { runCommand } from '../hosts/command.ts'
+
+const source = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
+const nonce = 'a'.repeat(32)
+const input = programInput(nonce, { op: 'inspect', cp: 'cp_1', user: 'apono', now: '1', sshd: '902' })
+
+/** Every variable that the program's text sets by being read, and that `places` sets. */
+const variables = async (program: string): Promise<string> => {
+  const { code, stdout, stderr } = await runCommand('dash', ['-s'], { input: `${program}\nplaces\nset\n` })
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  return stdout
+}
+
+describe('the program as it is sent', () => {
+  it('fits the budget', () => expect(PROGRAM_BYTES).toBeLessThanOrEqual(49_152))
+
+  it('lost its comments and nothing else: every text that it carries is whole', async () => {
+    expect(PROGRAM).not.toMatch(/^\s*#/m)
+    expect(await variables(PROGRAM)).toBe(await variables(source))
+  })
+
+  it('is a text that its own heredoc can carry', () => {
+    expect(PROGRAM.split('\n')).not.toContain(PROGRAM_END)
+    expect(withoutComments('a\n\n  # b\nc # d\n')).toBe('a\nc # d')
+  })
+
+  it.each(['dash', 'bash'])('runs nothing when it is cut off anywhere (%s)', async (shell) => {
+    const call = input.indexOf(`apono_main ${nonce}`)
+    for (let round = 0; round < 40; round++) {
+      const cut = input.slice(0, Math.floor((call * round) / 40))
+      const { stdout } = await runCommand(shell, ['-s'], { input: cut })
+      expect(stdout).toBe('')
+    }
+  })
+
+  it.each(['dash', 'bash'])('refuses parameters that are cut off anywhere (%s)', async (shell) => {
+    const call = input.indexOf('\n', input.indexOf(`apono_main ${nonce}`)) + 1
+    const end = input.indexOf(`\nAPONO_EOF_${nonce}`)
+    for (let at = call; at < end; at += 7) {
+      const { stdout } = await runCommand(shell, ['-s'], { input: input.slice(0, at) })
+      expect(stdout).toContain(' fail invalid_')
+      expect(stdout).not.toContain(' field ')
+    }
+  })
+})
