@@ -3,7 +3,7 @@ import { JobError } from '../host/errors.ts'
 import type { HostProgram, RunContext } from '../host/host-program.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
-import type { EnsureJob, InspectJob, JobHead } from '../protocol/job.ts'
+import type { EnsureJob, InspectJob, Job, JobHead } from '../protocol/job.ts'
 import { JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
 import type { KeyCache } from '../secrets/key-cache.ts'
 import type { LoginKey } from '../secrets/private-key.ts'
@@ -15,7 +15,7 @@ import type { CheckedAddress } from '../ssh/socket.ts'
 import type { Deadlines } from './config.ts'
 import type { Guard } from './guard.ts'
 import type { Lease } from './leases.ts'
-import { type DoableJob, readJob } from './read-job.ts'
+import { readJob } from './read-job.ts'
 
 /**
  * One job from its JSON to its outcome, in one direction: read, guard, secret, key, certificate, connection, program
@@ -28,8 +28,8 @@ import { type DoableJob, readJob } from './read-job.ts'
  * - It never rejects: whatever happens becomes an outcome with a place in the error table.
  */
 export type JobOutcome =
-  | { readonly outcome: 'succeeded'; readonly result: JobResult; readonly job: DoableJob }
-  | { readonly outcome: 'failed'; readonly error: JobFailure; readonly job: DoableJob | null; readonly cause: unknown }
+  | { readonly outcome: 'succeeded'; readonly result: JobResult; readonly job: Job }
+  | { readonly outcome: 'failed'; readonly error: JobFailure; readonly job: Job | null; readonly cause: unknown }
 
 export interface ExecutorDeps {
   readonly clock: Clock
@@ -47,7 +47,7 @@ export interface ExecutorDeps {
 
 /** What has been found out on the way, for the failure as much as for the success. */
 interface Run {
-  readonly job: DoableJob
+  readonly job: Job
   readonly lease: Lease
   readonly deps: ExecutorDeps
   readonly seenHostKeys: Set<string>
@@ -122,6 +122,10 @@ const runOn = async (run: Run, link: HostLink, minted: MintedCertificate | null)
   const { job, lease, deps } = run
   lease.checkpoint()
   if (job.kind === 'inspect') return await inspect(run, job, link)
+  if (job.kind === 'cleanup') {
+    const request = { login: job.login, policy: job.integration.policy }
+    return await deps.hostProgram.cleanup(link, contextOf(run), request)
+  }
   if (job.grant.state === 'present') return await ensurePresent(run, job, link, minted)
   const request = { grant: job.grant, policy: job.integration.policy, epoch: job.epoch, authority: null }
   return await deps.hostProgram.ensureAbsent(link, contextOf(run), request)
@@ -209,7 +213,7 @@ export const executeJob = async (
   deps: ExecutorDeps,
 ): Promise<JobOutcome> => {
   const seenHostKeys = new Set<string>()
-  let job: DoableJob | null = null
+  let job: Job | null = null
   try {
     job = readJob(raw, head)
     const result = checkResult(await perform({ job, lease, deps, seenHostKeys }))

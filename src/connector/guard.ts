@@ -2,7 +2,7 @@ import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { Grant } from '../protocol/grant.ts'
 import type { SecretReference } from '../protocol/integration.ts'
-import type { EnsureJob, InspectJob } from '../protocol/job.ts'
+import type { Job } from '../protocol/job.ts'
 import { withDeadline } from '../ssh/deadline.ts'
 import type { CheckedAddress } from '../ssh/socket.ts'
 import { kindOf, type Resolve } from './addresses.ts'
@@ -15,7 +15,7 @@ import { kindOf, type Resolve } from './addresses.ts'
  */
 export interface Guard {
   /** Fails with `denied_by_guard`, or `ssh_unreachable`/`ssh_timeout` when the name cannot be resolved. */
-  admit(job: EnsureJob | InspectJob, signal: AbortSignal): Promise<readonly CheckedAddress[]>
+  admit(job: Job, signal: AbortSignal): Promise<readonly CheckedAddress[]>
 }
 
 export interface GuardOptions {
@@ -59,7 +59,7 @@ const checkAddress = (address: CheckedAddress, options: GuardOptions): void => {
   if (kind === 'loopback' && !options.allowLoopback) throw denied("the server is the connector's own machine")
 }
 
-const findAddresses = async (job: EnsureJob | InspectJob, options: GuardOptions, signal: AbortSignal) => {
+const findAddresses = async (job: Job, options: GuardOptions, signal: AbortSignal) => {
   const { host, port } = job.server
   const facts = { host, port }
   try {
@@ -77,7 +77,7 @@ const findAddresses = async (job: EnsureJob | InspectJob, options: GuardOptions,
 }
 
 /** Resolved once: what was checked is what is connected to, so that a name cannot point elsewhere a moment later. */
-const checkTarget = async (job: EnsureJob | InspectJob, options: GuardOptions, signal: AbortSignal) => {
+const checkTarget = async (job: Job, options: GuardOptions, signal: AbortSignal) => {
   const addresses = await findAddresses(job, options, signal)
   for (const address of addresses) checkAddress(address, options)
   return addresses

@@ -1,13 +1,12 @@
 import type { z } from 'zod'
 import { JobError } from '../host/errors.ts'
 import type { Grant } from '../protocol/grant.ts'
-import { type EnsureJob, type InspectJob, Job, type JobHead } from '../protocol/job.ts'
+import { type EnsureJob, Job, type JobHead } from '../protocol/job.ts'
 import { CREATABLE_LOGIN } from '../protocol/primitives.ts'
 import { PublicKeyError, parsePublicKey } from '../protocol/public-key.ts'
 
-/** The kinds that this version does. `cleanup` comes with the account's end of life. */
-export type DoableJob = EnsureJob | InspectJob
-const DOABLE = new Set<string>(['ensure', 'inspect'])
+/** The kinds that this version does. */
+const KINDS = new Set<string>(['ensure', 'inspect', 'cleanup'])
 
 /** Paths and rules, never values: a value may be anything at all. */
 const describe = (error: z.ZodError): string =>
@@ -16,13 +15,12 @@ const describe = (error: z.ZodError): string =>
     .map((issue) => `${issue.path.map(String).join('.')}: ${issue.message}`)
     .join('; ')
 
-const parse = (raw: unknown): DoableJob => {
+const parse = (raw: unknown): Job => {
   const job = Job.safeParse(raw)
   if (!job.success) {
     const inGrant = job.error.issues.every((issue) => issue.path[0] === 'grant')
     throw new JobError(inGrant ? 'invalid_grant' : 'invalid_job', describe(job.error))
   }
-  if (job.data.kind === 'cleanup') throw new JobError('unsupported_job', 'cleanup is not supported yet')
   if (job.data.server.jumps.length > 0) {
     throw new JobError('invalid_job', 'servers behind jump hosts come with a later version')
   }
@@ -44,12 +42,12 @@ const checkGroups = ({ grant, integration }: EnsureJob): void => {
   throw new JobError('group_not_allowed', `not among the integration's user groups: ${missing.join(', ')}`)
 }
 
-const checkLogin = ({ grant, server }: EnsureJob): void => {
+const checkLogin = ({ grant, server, integration }: EnsureJob): void => {
   if (grant.login === 'root' || grant.login === server.user) {
     throw new JobError('login_system', `${grant.login} is never granted`, { login: grant.login })
   }
-  // Without adoption, which the guard refuses, every login is one that we create.
-  if (!CREATABLE_LOGIN.test(grant.login)) {
+  // An adopted login was named by somebody else; one that we make has the stricter name.
+  if (integration.policy.existingUser === 'refuse' && !CREATABLE_LOGIN.test(grant.login)) {
     throw new JobError('invalid_grant', 'grant.login: must match ^[a-z_][a-z0-9_-]{0,31}$')
   }
 }
@@ -60,8 +58,8 @@ const checkLogin = ({ grant, server }: EnsureJob): void => {
  *
  * The rules for a grant that begins are not applied to one that ends: whatever was once allowed can be taken back.
  */
-export const readJob = (raw: unknown, head: JobHead): DoableJob => {
-  if (!DOABLE.has(head.kind)) throw new JobError('unsupported_job', `a job of kind ${JSON.stringify(head.kind)}`)
+export const readJob = (raw: unknown, head: JobHead): Job => {
+  if (!KINDS.has(head.kind)) throw new JobError('unsupported_job', `a job of kind ${JSON.stringify(head.kind)}`)
   const job = parse(raw)
   if (job.kind === 'ensure' && job.grant.state === 'present') {
     checkLogin(job)

@@ -1,5 +1,5 @@
 import type { Problem } from '../protocol/results.ts'
-import { AbsentResult, InspectResult, ResidueKind } from '../protocol/results.ts'
+import { AbsentResult, CleanupResult, InspectResult, ResidueKind } from '../protocol/results.ts'
 import { type ErrorCode, errorTable, JobError } from './errors.ts'
 import type { HostLink } from './link.ts'
 import { all, type Fields, one, wholeNumber } from './reply.ts'
@@ -20,6 +20,7 @@ export const readPresentReply = (fields: Fields): PresentReply => ({
   groupsAdded: all(fields, 'group_added'),
   trust: one(fields, 'trust') === 'home' ? 'home' : 'root_file',
   onHostExpiry: one(fields, 'expiry') === 'full' ? 'full' : 'logins',
+  assurance: one(fields, 'assurance') === 'observed' ? 'observed' : 'root_was_possible',
   changed: isTrue(fields, 'changed'),
 })
 
@@ -35,7 +36,7 @@ export const readAbsentReply = (fields: Fields, login: string): AbsentResult => 
     hostId: one(fields, 'host_id'),
     login,
     groupsRemoved: all(fields, 'group_removed'),
-    sessionsEnded: wholeNumber(fields, 'sessions_ended'),
+    sessionsEnded: one(fields, 'sessions_ended') === 'none' ? null : wholeNumber(fields, 'sessions_ended'),
     processesLeft: wholeNumber(fields, 'processes_left'),
     account: one(fields, 'account'),
     changed: isTrue(fields, 'changed'),
@@ -43,6 +44,19 @@ export const readAbsentReply = (fields: Fields, login: string): AbsentResult => 
     residue: all(fields, 'residue').slice(0, MAX_LIST).map(readResidue),
   })
   if (!parsed.success) throw odd('absent')
+  return parsed.data
+}
+
+export const readCleanupReply = (fields: Fields, login: string): CleanupResult => {
+  const home = one(fields, 'home')
+  const parsed = CleanupResult.safeParse({
+    hostId: one(fields, 'host_id') || null,
+    login,
+    account: one(fields, 'account'),
+    homeArchive: home === '-' ? null : home,
+    changed: isTrue(fields, 'changed'),
+  })
+  if (!parsed.success) throw odd('cleanup')
   return parsed.data
 }
 
@@ -94,7 +108,7 @@ export const readInspectReply = (fields: Fields, link: HostLink, context: RunCon
     sudo: { ok: true, flavour: sudoFlavour(fields, link.user) },
     tools: all(fields, 'tool'),
     trust: all(fields, 'trust'),
-    onHostExpiry: 'logins',
+    onHostExpiry: one(fields, 'expiry') === 'full' ? 'full' : 'logins',
     groups: all(fields, 'group').slice(0, MAX_LIST),
     hostKeys: [link.hostKey],
     clockSkewMs: /^\d{13}$/.test(clock) ? Number(clock) - Math.round(context.now) : 0,

@@ -1,8 +1,10 @@
-import type { AbsentResult, InspectResult } from '../protocol/results.ts'
+import type { Policy } from '../protocol/integration.ts'
+import type { AbsentResult, CleanupResult, InspectResult } from '../protocol/results.ts'
 import type { ErrorFacts } from './errors.ts'
-import { readAbsentReply, readInspectReply, readPresentReply } from './facts.ts'
+import { readAbsentReply, readCleanupReply, readInspectReply, readPresentReply } from './facts.ts'
 import type { HostLink } from './link.ts'
 import { type Parameters, programInput, sha256 } from './parameters.ts'
+import { PROGRAM_HASH } from './program-text.ts'
 import { type Fields, readReply } from './reply.ts'
 import type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
@@ -58,6 +60,8 @@ const ensureParameters = (link: HostLink, context: RunContext, request: EnsureRe
     uid_high: String(policy.uidRange[1]),
     on_revoke: policy.onRevoke,
     root_processes: policy.rootProcesses,
+    existing: policy.existingUser,
+    program: PROGRAM_HASH,
   }
 }
 
@@ -94,6 +98,37 @@ export const ensureAbsent = async (
   request: EnsureRequest,
 ): Promise<AbsentResult> => readAbsentReply(await ensure(link, context, request), request.grant.login)
 
+/**
+ * Deletes an account of ours that has no live grant; its home is put away or deleted, its uid never given again. Fails
+ * with `grants_live` while a grant of the login is not ended.
+ */
+export const cleanup = async (
+  link: HostLink,
+  context: RunContext,
+  request: { readonly login: string; readonly policy: Policy },
+): Promise<CleanupResult> => {
+  const { login, policy } = request
+  const rest = { login, homes: policy.homes, keep_uids: 'yes' }
+  return readCleanupReply(
+    await run(link, context, { op: 'cleanup', ...common(link, context), ...rest }, factsOf(link, login)),
+    login,
+  )
+}
+
+/**
+ * Takes everything of ours off the server, accounts with their homes included. Fails with `grants_live` while a grant
+ * is not ended.
+ * @param keepUids leave the list of uids that were given out, so that a later connector gives none of them again
+ */
+export const uninstall = async (
+  link: HostLink,
+  context: RunContext,
+  { keepUids, homes }: { readonly keepUids: boolean; readonly homes: Policy['homes'] },
+): Promise<void> => {
+  const rest = { homes, keep_uids: keepUids ? 'yes' : 'no' }
+  await run(link, context, { op: 'uninstall', ...common(link, context), ...rest }, factsOf(link))
+}
+
 /** Looks at the server; changes nothing. */
 export const inspect = async (link: HostLink, context: RunContext): Promise<InspectResult> => {
   const fields = await run(link, context, { op: 'inspect', ...common(link, context) }, factsOf(link))
@@ -104,6 +139,7 @@ export interface HostProgram {
   readonly ensurePresent: typeof ensurePresent
   readonly ensureAbsent: typeof ensureAbsent
   readonly inspect: typeof inspect
+  readonly cleanup: typeof cleanup
 }
 
-export const hostProgram: HostProgram = { ensurePresent, ensureAbsent, inspect }
+export const hostProgram: HostProgram = { ensurePresent, ensureAbsent, inspect, cleanup }

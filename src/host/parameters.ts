@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { ACCOUNT_NAME } from '../protocol/primitives.ts'
 import { JobError } from './errors.ts'
-import { PROGRAM, PROGRAM_END } from './program-text.ts'
+import { PROGRAM_END, programFor } from './program-text.ts'
 
 /** Names that program.sh knows; it refuses any other. */
 export type ParameterName =
@@ -28,6 +28,10 @@ export type ParameterName =
   | 'uid_high'
   | 'on_revoke'
   | 'root_processes'
+  | 'existing'
+  | 'program'
+  | 'homes'
+  | 'keep_uids'
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/
 const NUMBER = /^[0-9]{1,10}$/
@@ -36,7 +40,7 @@ const oneOf = (...words: string[]): RegExp => new RegExp(`^(?:${words.join('|')}
 
 /** The first of two allow-lists; the second is `parameters` in program.sh. Nothing is ever escaped. */
 const ALLOWED: Readonly<Record<ParameterName, RegExp>> = {
-  op: oneOf('present', 'absent', 'inspect'),
+  op: oneOf('present', 'absent', 'inspect', 'cleanup', 'uninstall'),
   cp: ID,
   user: ACCOUNT_NAME,
   now: NUMBER,
@@ -59,6 +63,10 @@ const ALLOWED: Readonly<Record<ParameterName, RegExp>> = {
   uid_high: NUMBER,
   on_revoke: oneOf('lock', 'keep'),
   root_processes: oneOf('session', 'all'),
+  existing: oneOf('refuse', 'adopt'),
+  program: HASH,
+  homes: oneOf('archive', 'delete'),
+  keep_uids: oneOf('yes', 'no'),
 }
 
 export type Parameters = Readonly<Partial<Record<ParameterName, string>>>
@@ -76,17 +84,10 @@ const checkedLine = ([name, value]: [string, string]): string => {
  * The program stands in a quoted heredoc inside a function, so that it can also write itself down on the server, for the
  * timer that ends grants with nobody alive. Cut off anywhere, the whole is a syntax error and runs nothing.
  */
-const DEFINITIONS = [
-  `apono_text() { cat <<'${PROGRAM_END}'`,
-  PROGRAM,
-  PROGRAM_END,
-  '}',
-  'eval "$(apono_text)"',
-  '',
-].join('\n')
-
-/** Bytes of constant text in every run. */
-export const PROGRAM_BYTES = Buffer.byteLength(DEFINITIONS)
+const definitions = (operation: string): string =>
+  [`apono_text() { cat <<'${PROGRAM_END}'`, programFor(operation), PROGRAM_END, '}', 'eval "$(apono_text)"', ''].join(
+    '\n',
+  )
 
 /**
  * What goes to the remote shell's stdin: constant text, then one call whose data stands in a quoted heredoc.
@@ -95,7 +96,7 @@ export const PROGRAM_BYTES = Buffer.byteLength(DEFINITIONS)
 export const programInput = (nonce: string, parameters: Parameters): string => {
   if (!/^[0-9a-f]{32}$/.test(nonce)) throw new JobError('internal_error', 'the nonce must be 32 hex digits')
   const lines = Object.entries(parameters).map(checkedLine).join('')
-  return `${DEFINITIONS}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
+  return `${definitions(parameters.op ?? '')}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
 }
 
 export const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')

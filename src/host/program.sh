@@ -12,25 +12,31 @@
 # - Root never writes inside a directory that the person controls: that is done as the person (`as_login`).
 # shellcheck shell=sh disable=SC2034,SC2154  # records are read into variables whose names are computed
 
-# ---------------------------------------------------------------- places on the server (docs/host-ledger.md)
+# ------------------------------------------------------------ places on the server (docs/host-ledger.md) {all}
 
 places() {
   STATE=/var/lib/apono-connector          # ledger, root only
   RUN=/run/apono-connector                # lock
   [ -d /run ] || RUN=/var/run/apono-connector
   KEYS=/etc/ssh/apono-connector           # trust lines, one file a login; sshd reads them as the person
-  DROPIN=/etc/ssh/sshd_config.d/00-apono-connector.conf
+  DROPINS=/etc/ssh/sshd_config.d          # one setting for all logins that we made, one for each that we adopted
+  DROPIN=$DROPINS/00-apono-connector.conf
+  ARCHIVE=/home/.apono-connector          # homes of deleted logins, root only
+  UNITS=/etc/systemd/system TIMER=apono-connector-expiry CRON=/etc/cron.d/apono-connector
+  CRON_LINE='* * * * * /bin/sh /var/lib/apono-connector/program >/dev/null 2>&1'
   # Every login that we made is a member of one of two groups. sshd reads KEYS for the first and homes for the second.
   MANAGED_ROOT_FILE=apono-managed MANAGED_HOME=apono-managed-home
   FORMAT=1
+  # Rises with every change of what the timer does: an older connector never replaces a newer program on a server.
+  VERSION=1
   # Membership in these is as good as root, so the end of such a grant is observed, not proven.
   POWERS=' root sudo wheel admin adm staff disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
-  CHANGED=false ADDED='' SESSIONS=0 LEFT=0
+  CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE=''
 }
 
-# ---------------------------------------------------------------- talking to the connector
+# ------------------------------------------------------------ talking to the connector {all}
 
 say() { printf 'apono1 %s %s\n' "$NONCE" "$*"; }
 field() { say "field $1 $2"; }
@@ -48,12 +54,12 @@ nap() { sleep "$1" 2>/dev/null || sleep 1; }
 bounded() { if have timeout; then timeout -s KILL 10 "$@"; else "$@"; fi; }
 lookup() { have getent && bounded getent "$@"; }
 
-# ---------------------------------------------------------------- parameters
+# ------------------------------------------------------------ parameters {all}
 
 parameters() {
   P_op='' P_cp='' P_user='' P_now='' P_fresh_host='' P_host='' P_sshd='' P_grant='' P_generation='' P_epoch=''
   P_login='' P_person='' P_groups='' P_not_after='' P_content='' P_ca_type='' P_ca_key='' P_trust='' P_shell=''
-  P_uid_low='' P_uid_high='' P_on_revoke='' P_root_processes='' P_end=''
+  P_uid_low='' P_uid_high='' P_on_revoke='' P_root_processes='' P_existing='' P_homes='' P_keep_uids='' P_program='' P_end=''
   while IFS= read -r line; do
     value=${line#*=}
     case ${line%%=*} in
@@ -68,7 +74,9 @@ parameters() {
       ca_key) P_ca_key=$value ;;                 trust) P_trust=$value ;;
       shell) P_shell=$value ;;                   uid_low) P_uid_low=$value ;;
       uid_high) P_uid_high=$value ;;             on_revoke) P_on_revoke=$value ;;
-      root_processes) P_root_processes=$value ;;
+      root_processes) P_root_processes=$value ;; existing) P_existing=$value ;;
+      homes) P_homes=$value ;;                   keep_uids) P_keep_uids=$value ;;
+      program) P_program=$value ;;
       end) P_end=$value ;;
       *) fail invalid_job 'unknown parameter' ;;
     esac
@@ -76,9 +84,19 @@ parameters() {
   # A shell takes a heredoc that was cut off for one that ended.
   [ "$P_end" = "$NONCE" ] || fail invalid_job 'the parameters were cut off'
   need_id cp "$P_cp"; need_number now "$P_now"; need_number sshd "$P_sshd"; need_account user "$P_user"
-  case $P_op in inspect) return ;; present | absent) ;; *) fail invalid_job op ;; esac
-  need_id grant "$P_grant"; need_id fresh_host "$P_fresh_host"
   [ -z "$P_host" ] || need_id host "$P_host"
+  case $P_op in
+    inspect) return ;;
+    cleanup | uninstall)
+      case $P_homes in archive | delete) ;; *) fail invalid_job homes ;; esac
+      case $P_keep_uids in yes | no) ;; *) fail invalid_job keep_uids ;; esac
+      P_root_processes=session
+      [ "$P_op" = uninstall ] || need_account login "$P_login"
+      return ;;
+    present | absent) ;;
+    *) fail invalid_job op ;;
+  esac
+  need_id grant "$P_grant"; need_id fresh_host "$P_fresh_host"; need_hex program "$P_program"
   need_number generation "$P_generation"; need_number epoch "$P_epoch"; need_number not_after "$P_not_after"
   need_number uid_low "$P_uid_low"; need_number uid_high "$P_uid_high"
   need_account login "$P_login"; need_hex person "$P_person"; need_hex content "$P_content"
@@ -86,6 +104,7 @@ parameters() {
   case $P_trust in root_file | home) ;; *) fail invalid_grant trust ;; esac
   case $P_on_revoke in lock | keep) ;; *) fail invalid_grant on_revoke ;; esac
   case $P_root_processes in session | all) ;; *) fail invalid_grant root_processes ;; esac
+  case $P_existing in refuse | adopt) ;; *) fail invalid_grant existing ;; esac
   case $P_shell in /*) ;; *) fail invalid_grant shell ;; esac
   case $P_shell in *[!A-Za-z0-9._/-]* | *..*) fail invalid_grant shell ;; esac
   case $P_ca_type in '' | ssh-ed25519) ;; *) fail invalid_grant ca_type ;; esac
@@ -113,7 +132,7 @@ among() {
   return 1
 }
 
-# ---------------------------------------------------------------- ledger: folders, lock, identity
+# ------------------------------------------------------------ ledger: folders, lock, identity {all}
 
 # A folder that only root can change, made with mode $2 where it is missing.
 own_folder() {
@@ -134,7 +153,7 @@ take_lock() {
   # ksh closes descriptors above 2 in its children, so it is handed over by name.
   until flock -n 9 9>&9; do
     tries=$((tries + 1))
-    [ "$tries" -le 200 ] || fail host_busy "$RUN/lock"
+    [ "$tries" -le 200 ] || return 1
     nap 0.1
   done
 }
@@ -165,20 +184,20 @@ machine_identity() {
 
 # Opens the ledger: HOST_ID is its id, empty where there is none and nothing may be made.
 open_ledger() {
-  HOST_ID='' M_format='' M_host='' M_machine=''
+  HOST_ID='' FOREIGN='' M_format='' M_host='' M_machine=''
   [ -f "$STATE/ledger" ] && own_folder "$STATE" 700 && read_record M_ "$STATE/ledger"
   if [ -n "$M_format" ]; then
     [ "$M_format" -le "$FORMAT" ] || fail ledger_newer "format $M_format"
     machine_identity
     if [ "$M_machine" != "$MACHINE" ]; then
-      [ "$P_op" != inspect ] || fail ledger_foreign "$STATE"
-      disown_ledger
+      FOREIGN=1
+      case $P_op in inspect) fail ledger_foreign "$STATE" ;; uninstall) ;; *) disown_ledger ;; esac
     fi
     [ -z "$P_host" ] || [ "$P_host" = "$M_host" ] || fail wrong_host "$M_host"
     HOST_ID=$M_host
     return
   fi
-  case $P_op in absent) [ -z "$P_host" ] || fail wrong_host 'no ledger here' ;; esac
+  [ -z "$P_host" ] || [ "$P_op" = present ] || fail wrong_host 'no ledger here'
 }
 
 create_ledger() {
@@ -196,14 +215,15 @@ disown_ledger() {
   for file in "$STATE/logins/"*; do
     set -f
     { read_login "${file##*/}" && find_account "$L_login" && [ "$A_uid" = "$L_uid" ]; } || continue
-    account_off "$L_login"
     rm -f "$KEYS/$L_login"
+    adopted || account_off "$L_login"
   done
   set -f
+  [ "$NONCE" != timer ] || remove_timer
   fail ledger_foreign "$STATE"
 }
 
-# ---------------------------------------------------------------- ledger: records
+# ------------------------------------------------------------ ledger: records {all}
 
 # PREFIX FILE: key=value lines into variables PREFIX+key. Keys are ours; values are never evaluated. `trust`, `result`
 # lines repeat and are read by those who need them.
@@ -212,7 +232,7 @@ read_record() {
     value=${line#*=}
     case ${line%%=*} in
       format | host | machine | login | person | generation | epoch | state | not_after | content | groups | uid | \
-        made_by | trust_mode | added | removed | powers | shrinking)
+        made_by | trust_mode | added | removed | powers | shrinking | origin | since | on_revoke | root_processes | sshd)
         eval "$1${line%%=*}=\$value" ;;
     esac
   done <"$2"
@@ -229,27 +249,34 @@ read_grant() {
 # STATE TRUST RESULT: the last two are ready-made lines. Never called in a pipe, so that `fail` ends the whole run.
 write_grant() {
   printf '%s\n' "format=$FORMAT" "login=$P_login" "person=$P_person" "generation=$P_generation" "epoch=$P_epoch" \
-    "state=$1" "not_after=$R_not_after" "content=$P_content" "groups=$P_groups" "removed=$R_removed" "$2" "$3" |
+    "state=$1" "not_after=$R_not_after" "content=$P_content" "groups=$P_groups" "removed=$R_removed" \
+    "on_revoke=$P_on_revoke" "root_processes=$P_root_processes" "sshd=$P_sshd" "$2" "$3" |
     replace_file "$R_FILE" 600 || ledger_failed
 }
 
 # A grant that can't be recorded is not given. An end that can't be recorded is done all the same, and not confirmed:
 # otherwise a full disk would keep people in.
 ledger_failed() {
-  [ "$P_op" = absent ] || fail read_only "$STATE"
+  [ "$P_op" != present ] || fail read_only "$STATE"
   doomed "$STATE cannot be written"
 }
 
 read_login() {
   L_login='' L_person='' L_cp='' L_uid='' L_state='' L_trust_mode='' L_added='' L_made_by='' L_powers='' L_shrinking=''
+  L_origin=made L_since=''
   [ -f "$STATE/logins/$1" ] || return 1
   read_record L_ "$STATE/logins/$1"
+  # Whoever was root may have written there: nothing in it may turn us against another account.
+  L_login=$1
+  case $L_uid in *[!0-9]* | ???????????*) fail ledger_unsafe "$STATE/logins/$1" ;; esac
+  [ "${L_uid:-1000}" -ge 1000 ] || fail ledger_unsafe "$STATE/logins/$1"
   L_cp=$(sed -n 's/^cp=//p' "$STATE/logins/$1")
 }
 
 write_login() {
   printf '%s\n' "format=$FORMAT" "login=$L_login" "cp=$L_cp" "person=$L_person" "uid=$L_uid" "state=$L_state" \
-    "trust_mode=$L_trust_mode" "added=$L_added" "made_by=$L_made_by" "powers=$L_powers" "shrinking=$L_shrinking" |
+    "trust_mode=$L_trust_mode" "added=$L_added" "made_by=$L_made_by" "powers=$L_powers" "shrinking=$L_shrinking" \
+    "origin=$L_origin" "since=$L_since" |
     replace_file "$STATE/logins/$L_login" 600 || ledger_failed
 }
 
@@ -274,6 +301,17 @@ read_others() {
   esac
 }
 
+# Grants that are not ended yet, as lines "END FILE": whoever's they are.
+unended() {
+  set +f; set -- "$STATE/grants/"*; set -f
+  [ -e "$1" ] || return 0
+  awk -F= '
+    function flush() { if (state != "" && state != "absent") print end + 0, file }
+    FNR == 1 { flush(); file = FILENAME; state = ""; end = 0 }
+    $1 == "state" { state = $2 } $1 == "not_after" { end = $2 }
+    END { flush() }' "$@"
+}
+
 # Tombstones outlive the grant by a week: long enough for every lost report, short enough to stay small.
 prune_tombstones() {
   set +f; set -- "$STATE/grants/"*; set -f
@@ -287,7 +325,7 @@ prune_tombstones() {
     END { flush() }' "$@" | while read -r file; do rm -f "$file"; done
 }
 
-# ---------------------------------------------------------------- fence
+# ------------------------------------------------------------ fence {change}
 
 # Refuses what is older than the ledger, answers what it already holds, and lets the rest through.
 fence() {
@@ -326,7 +364,7 @@ stored_result() {
 
 later() { if [ "$1" -gt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 
-# ---------------------------------------------------------------- accounts and groups as the system has them
+# ------------------------------------------------------------ accounts and groups as the system has them {all}
 
 find_account() {
   A_uid='' A_gid='' A_home='' A_source=''
@@ -372,23 +410,60 @@ account_expire() { patiently usermod -e 1 "$1"; }
 # '*' is a password that nobody can type and that no sshd takes for a lock, as it does '!'.
 account_on() { patiently usermod -p '*' -e '' "$1"; }
 
-# ---------------------------------------------------------------- ensure present
+# ------------------------------------------------------------ what both ensure and inspect look at {all}
+
+includes_dropins() {
+  [ -d "$DROPINS" ] && grep -qsiE '^[[:space:]]*Include[[:space:]].*sshd_config\.d' /etc/ssh/sshd_config
+}
+
+# Who could run the timer here: systemd, a cron that reads /etc/cron.d, BusyBox crond (root's crontab), or nobody.
+find_scheduler() {
+  SCHEDULER=''
+  if [ -d /run/systemd/system ] && [ -d "$UNITS" ]; then SCHEDULER=systemd; return; fi
+  set +f; set -- /proc/[0-9]*; set -f
+  for process in "$@"; do
+    { read -r title <"$process/comm"; } 2>/dev/null || continue
+    case $title in
+      cron | crond | busybox)
+        case $(readlink "$process/exe" 2>/dev/null) in
+          */busybox) ! grep -qa crond "$process/cmdline" || SCHEDULER=busybox ;;
+          *) [ ! -d "${CRON%/*}" ] || SCHEDULER=cron ;;
+        esac ;;
+    esac
+    [ -z "$SCHEDULER" ] || return 0
+  done
+}
+
+timer_stands() {
+  [ -f "$STATE/timer" ] && read -r scheduler <"$STATE/timer"
+  case $scheduler in
+    systemd) [ -d /run/systemd/system ] && [ -e "$UNITS/$TIMER.service" ] && [ -e "$UNITS/timers.target.wants/$TIMER.timer" ] ;;
+    cron) [ -e "$CRON" ] ;;
+    busybox) crontab -l 2>/dev/null | grep -qxF -e "$CRON_LINE" ;;
+    *) return 1 ;;
+  esac
+}
+
+# ------------------------------------------------------------ ensure present {change}
 
 present() {
   skew=$((NOW - P_now)); [ "$skew" -ge 0 ] || skew=$((0 - skew))
   [ "$skew" -le 60 ] || fail clock_skew "$((NOW - P_now)) s"
   { [ "$NOW" -lt "$P_not_after" ] && [ "$P_now" -lt "$P_not_after" ]; } || fail expired "$P_not_after"
   read_grant && fence
+  finish_deletion
   read_others
   preflight
   create_ledger
   R_not_after=$P_not_after
   TRUST=$(trust_entries)
   write_grant applying "$TRUST" ''
+  install_timer
   make_login
   install_trust
   settle_groups || fail group_change_failed "$WORDS"
-  if [ -n "$L_shrinking" ]; then
+  if adopted; then L_shrinking=''
+  elif [ -n "$L_shrinking" ]; then
     account_expire "$P_login"
     end_processes
     [ "$LEFT" = 0 ] || fail group_change_failed "$LEFT processes still have groups that were taken"
@@ -406,12 +481,9 @@ preflight() {
   mode=${L_trust_mode:-$P_trust}
   [ "$mode" = root_file ] || have setpriv || fail tool_missing setpriv
   [ "$mode" = home ] || have sshd || fail tool_missing sshd
-  [ "$mode" = home ] || includes_dropins || fail trust_not_effective "sshd_config does not include ${DROPIN%/*}"
+  [ "$mode" = home ] || includes_dropins || fail trust_not_effective "sshd_config does not include $DROPINS"
   split_groups "$P_groups"
   for group in $LIST; do check_group "$group"; done
-}
-includes_dropins() {
-  [ -d "${DROPIN%/*}" ] && grep -qsiE '^[[:space:]]*Include[[:space:]].*sshd_config\.d' /etc/ssh/sshd_config
 }
 
 check_login() {
@@ -421,6 +493,7 @@ check_login() {
     if find_account "$P_login"; then
       [ "$A_source" = local ] || fail login_foreign "$P_login"
       [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, the ledger says $L_uid"
+      ! adopted || { adoptable; return; }
       [ "$L_state" = creating ] || in_group "$(managed_group)" "$P_login" || fail login_exists "not in $(managed_group)"
       return
     fi
@@ -428,10 +501,24 @@ check_login() {
     L_uid=''  # somebody deleted the account: its uid is spent
   elif find_account "$P_login"; then
     [ "$A_source" = local ] || fail login_foreign "$P_login"
-    [ "$A_uid" -ge 1000 ] || fail login_system "uid $A_uid"
-    fail login_exists "uid $A_uid"
+    adoptable
+    return
   fi
   new_login_possible
+}
+
+adopted() { [ "$L_origin" = adopted ]; }
+
+# A login that somebody else made is used only where the policy says so, and never one that is more than one person's.
+adoptable() {
+  case $A_uid in 65534 | 65535) fail login_system "uid $A_uid" ;; esac
+  [ "$A_uid" -ge 1000 ] || fail login_system "uid $A_uid"
+  [ "$P_existing" = adopt ] || fail login_exists "uid $A_uid"
+  names=$(awk -F: -v uid="$A_uid" '$3 == uid { n++ } END { print n + 0 }' /etc/passwd)
+  [ "$names" = 1 ] || fail login_system "uid $A_uid has $names names"
+  case $entry in *[/:]nologin | *[/:]false | *[/:]sync) fail login_unusable "shell ${entry##*:}" ;; esac
+  ends=$(awk -F: -v name="$P_login" '$1 == name { print $8 }' /etc/shadow)
+  [ -z "$ends" ] || [ "$ends" -gt $((NOW / 86400)) ] || fail login_unusable 'the account has expired'
 }
 
 new_login_possible() {
@@ -454,7 +541,12 @@ check_group() {
 
 make_login() {
   if [ -z "$L_uid" ]; then
-    L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_state=creating L_made_by=$P_grant
+    L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_state=creating L_made_by=$P_grant L_origin=made
+    if [ -n "$A_uid" ]; then
+      L_origin=adopted L_uid=$A_uid L_state=live L_made_by=''
+      write_login
+      return
+    fi
     pick_uid
     echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"
     write_login
@@ -495,10 +587,12 @@ pick_uid() {
 }
 
 activate() {
+  [ "$L_state" = live ] && [ -n "$L_since" ] || L_since=$NOW
   L_state=live
   split_groups "$P_groups"
   for group in $LIST; do case $POWERS in *" $group "*) L_powers=1 ;; esac; done
   write_login
+  ! adopted || return 0
   case $(awk -F: -v name="$P_login" '$1 == name { print $2 ":" $8 }' /etc/shadow) in
     '*:') [ -n "$L_shrinking" ] || return 0 ;;
   esac
@@ -508,7 +602,8 @@ activate() {
 }
 
 present_result() {
-  printf '%s\n' "uid $L_uid" "trust $L_trust_mode" "expiry logins" "changed $CHANGED"
+  assurance=observed; [ -z "$L_powers" ] || assurance=root_was_possible
+  printf '%s\n' "uid $L_uid" "trust $L_trust_mode" "expiry $EXPIRY" "assurance $assurance" "changed $CHANGED"
   if [ "$L_made_by" = "$P_grant" ]; then echo "created true"; else echo "created false"; fi
   for group in $ADDED; do echo "group_added $group"; done
 }
@@ -522,7 +617,7 @@ conclude() {
   finish ok
 }
 
-# ---------------------------------------------------------------- groups: the union of what live grants give
+# ------------------------------------------------------------ groups: the union of what live grants give {change}
 
 # What we added and nobody's grant needs any more goes; what a grant needs and is not there comes. Memberships that
 # somebody else gave are neither counted nor taken. ADDED says what came.
@@ -581,7 +676,7 @@ leave_group() {
   write_login
 }
 
-# ---------------------------------------------------------------- trust lines
+# ------------------------------------------------------------ trust lines {change}
 
 # What this grant trusts, as ledger lines `trust=GENERATION VALID_BEFORE TYPE KEY`: earlier generations stay until their
 # own certificate ends, so that an extension never cuts off the certificate in the person's hand.
@@ -622,7 +717,7 @@ install_trust() {
   fi
   own_folder "$KEYS" 755
   write_root_trust || fail trust_write_failed "$KEYS"
-  install_dropin
+  if adopted; then install_adopted_dropin; else install_dropin "$DROPIN" "$DROPIN_TEXT" sshd-told; fi
   sshd_reads_trust || fail trust_not_effective "AuthorizedKeysFile is $effective"
   sshd_lets_in || fail login_not_allowed "$refusing"
 }
@@ -630,7 +725,7 @@ install_trust() {
 sshd_reads_trust() {
   settings=$(sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" 2>/dev/null)
   effective=$(printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p')
-  [ "$effective" = "$KEYS/%u" ]
+  case $L_origin.$effective in made."$KEYS/%u" | adopted."$KEYS/%u" | adopted.*" $KEYS/%u") ;; *) return 1 ;; esac
 }
 
 # AllowUsers and the like, which sshd prints one a line. Patterns are sshd's own: the shell's, with user@host.
@@ -693,23 +788,42 @@ write_home_trust() {
   [ "$WORDS" != changed ] || CHANGED=true
 }
 
-# ---------------------------------------------------------------- sshd
+# ------------------------------------------------------------ sshd {change}
 
 DROPIN_TEXT='# Made by apono-connector. Logins that it made (group apono-managed) are let in by files that only root can write.
 Match Group apono-managed
 	AuthorizedKeysFile /etc/ssh/apono-connector/%u'
 
+# FILE TEXT MARK
 install_dropin() {
   # The mark says that sshd was told: a run that died in between is caught up with.
-  [ -e "$STATE/sshd-told" ] && [ "$(cat "$DROPIN" 2>/dev/null)" = "$DROPIN_TEXT" ] && return
+  [ -e "$STATE/$3" ] && [ "$(cat "$1" 2>/dev/null)" = "$2" ] && return
   # sshd -t wants this folder, which exists only while sshd was started by its own unit
   [ -d /run/sshd ] || mkdir -m 755 /run/sshd 2>/dev/null
   WORDS=$(sshd -t 2>&1) || fail sshd_refused_config "before our change: $WORDS"
-  rm -f "$STATE/sshd-told"
-  printf '%s\n' "$DROPIN_TEXT" | replace_file "$DROPIN" 644 || fail read_only "${DROPIN%/*}"
-  WORDS=$(sshd -t 2>&1) || { rm -f "$DROPIN"; fail sshd_refused_config "$WORDS"; }
-  reload_sshd
-  : >"$STATE/sshd-told"
+  rm -f "$STATE/$3"
+  printf '%s\n' "$2" | replace_file "$1" 644 || fail read_only "$DROPINS"
+  WORDS=$(sshd -t 2>&1) || { rm -f "$1"; fail sshd_refused_config "$WORDS"; }
+  reload_sshd || fail sshd_refused_config "$WORDS"
+  : >"$STATE/$3"
+}
+
+# An adopted login keeps what sshd read for it before, its own keys in front; ours are added.
+adopted_dropin() { printf '%s/00-apono-connector-login-%s.conf' "$DROPINS" "$P_login"; }
+install_adopted_dropin() {
+  sshd_reads_trust && [ -e "$STATE/told.$P_login" ] && return
+  before=${effective%"$KEYS/%u"}
+  case $before in none) before='' ;; *[!A-Za-z0-9\ ._/%-]*) fail trust_not_effective "AuthorizedKeysFile is $before" ;; esac
+  install_dropin "$(adopted_dropin)" "# Made by apono-connector for a login that it adopted.
+Match User $P_login
+	AuthorizedKeysFile ${before:+${before% } }$KEYS/%u" "told.$P_login"
+}
+
+# FILE MARK: sshd forgets a setting of ours.
+remove_dropin() {
+  rm -f "$STATE/$2"
+  [ -e "$1" ] || return 0
+  rm -f "$1" && sshd -t 2>/dev/null && reload_sshd
 }
 
 # The listener is the uppermost sshd above us, if its title says so: under socket activation there is none, and every
@@ -718,7 +832,7 @@ reload_sshd() {
   if [ -d /run/systemd/system ]; then
     for unit in ssh sshd; do
       systemctl -q is-active "$unit" || continue
-      systemctl reload "$unit" || fail sshd_refused_config "systemctl reload $unit"
+      WORDS=$(systemctl reload "$unit" 2>&1)
       return
     done
   fi
@@ -742,12 +856,12 @@ reload_sshd() {
 # shellcheck disable=SC2012
 sockets_of() { ls -l "/proc/$1/fd" 2>/dev/null | sed -n 's/.*\(socket:.*\)/\1/p'; }
 
-# ---------------------------------------------------------------- ensure absent
+# ------------------------------------------------------------ ensure absent {change}
 
 absent() {
   read_grant && fence
   create_ledger
-  ACCOUNT=deleted ASSURANCE=observed RESIDUE=''
+  ACCOUNT=deleted ASSURANCE=observed ENDED=''
   R_not_after=$(later "$R_not_after" "$P_not_after")
   [ "$R_state" = ending ] || R_removed=''
   read_others
@@ -764,6 +878,7 @@ absent() {
   fi
   prune_tombstones
   [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
+  [ -z "$ENDED" ] || scan_residue
   conclude absent '' "$(absent_result)"
 }
 
@@ -819,6 +934,7 @@ doomed() { DOOMED="${DOOMED:+$DOOMED; }$1"; }
 end_access() {
   bodies
   root_was_possible && { ASSURANCE=root_was_possible; L_powers=1; }
+  if adopted; then end_adopted; return; fi
   trust_ok=1
   [ "$L_trust_mode.$OTHERS" = home. ] || withdraw_trust || trust_ok=0
   for name in $BODIES; do
@@ -856,6 +972,7 @@ end_login() {
   [ -z "$(processes '')" ] || end_processes
   note_bystanders
   [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
+  [ "$CHANGED" = false ] || ENDED=1
   if [ "$LEFT" = 0 ] && [ -n "$A_home" ]; then
     if [ "$L_trust_mode" = home ]; then
       # Harmless where it can't be done: the account is off, and the next grant writes the file anew or fails.
@@ -879,6 +996,22 @@ end_login() {
 
 sshd_keeps_out_of_home() {
   [ "$L_trust_mode" = root_file ] && in_group "$MANAGED_ROOT_FILE" "$P_login" && sshd_reads_trust
+}
+
+# Of a login that is somebody else's only what we added goes: neither its own keys, nor its processes, nor the account.
+end_adopted() {
+  SESSIONS=none ACCOUNT=kept
+  withdraw_trust || doomed "trust line: $WORDS"
+  taken=$(surplus_groups)
+  for group in $taken; do
+    for name in $BODIES; do leave_group "$group" "$name" || doomed "group $group: $WORDS"; done
+  done
+  # shellcheck disable=SC2046  # numbers and single words
+  set -- $(processes '')
+  [ -z "$taken" ] || [ $# = 0 ] || residue process false "$(($# / 3)) processes of the adopted login keep groups until they end"
+  [ -z "$OTHERS" ] || return 0
+  remove_dropin "$(adopted_dropin)" "told.$P_login" || doomed "sshd: $WORDS"
+  [ -n "$DOOMED" ] || rm -f "$STATE/logins/$P_login"
 }
 
 # Another grant lives, but with fewer groups: running shells would keep the old ones. New logins work afterwards.
@@ -913,7 +1046,31 @@ residue() {
 "
 }
 
-# ---------------------------------------------------------------- processes
+# Programs that lend their owner's rights, made or changed while the login was on: found when access has ended and the
+# ledger says so, with the lock free, one filesystem at a time, for 5 s at most.
+scan_residue() {
+  write_grant absent '' "$(absent_result | sed 's/^/result=/')"
+  exec 9>&-
+  recent='' cut=''
+  find / -maxdepth 0 -cmin -1 >/dev/null 2>&1 && recent="-o -cmin -$(((NOW - ${L_since:-$NOW}) / 60 + 1))"
+  case $A_home in /?*) ;; *) A_home=/home ;; esac
+  # shellcheck disable=SC2086  # an option and a number
+  found=$(timeout -s KILL 5 find "$A_home" /tmp /var/tmp /dev/shm / -xdev -type f \( -perm -4000 -o -perm -2000 \) \
+    \( -uid "$L_uid" $recent \) 2>/dev/null; [ $? -lt 128 ] || echo cut)
+  case $found in *cut) found=${found%cut} cut=1 ;; esac
+  found=$(printf '%s\n' "$found" | sort -u | head -n 50)
+  while read -r file; do [ -z "$file" ] || residue setuid_file false "$file"; done <<END
+$found
+END
+  [ -z "$cut" ] || residue setuid_file false 'the search was cut off after 5 s'
+  # Recorded with the proof, unless somebody has the lock or a newer state stands there by now.
+  take_lock && read_grant && [ "$R_state.$R_generation.$R_epoch" = "absent.$P_generation.$P_epoch" ] && return
+  absent_result | while IFS= read -r line; do say "field $line"; done
+  field host_id "$HOST_ID"
+  finish ok
+}
+
+# ------------------------------------------------------------ processes {change}
 
 # Prints "pid title kind" of every living process that is the person's; kind is `own`, or `other` for another uid, or with
 # $1=bystanders those that are told and not ended. What makes a process the person's:
@@ -1016,7 +1173,7 @@ note_bystanders() {
   done
 }
 
-# ---------------------------------------------------------------- what would start again
+# ------------------------------------------------------------ what would start again {change}
 
 end_lingering() {
   for name in $BODIES; do
@@ -1058,15 +1215,207 @@ note_own_keys() {
     for file in authorized_keys authorized_keys2; do [ -f "$file" ] && [ ! -L "$file" ] && cat "$file"; done |
     grep -v -e "^ *#" -e "^ *$" -e "$2" | wc -l' sh "$A_home" "$tag" 2>/dev/null | tr -cd '0-9')
   [ "${count:-0}" = 0 ] || residue authorized_key false "$count keys in ~/.ssh"
+  # Without lingering they run only while the person is logged in.
+  # shellcheck disable=SC2016
+  count=$(as_login 'cd -P -- "$1/.config/systemd/user" 2>/dev/null && find . ! -type d | head -n 1000 | wc -l' \
+    sh "$A_home" 2>/dev/null | tr -cd '0-9')
+  [ "${count:-0}" = 0 ] || residue user_unit false "$count files in ~/.config/systemd/user"
 }
 
-# ---------------------------------------------------------------- inspect: look, change nothing
+# ------------------------------------------------------------ on-server expiry: the end with nobody else alive {change}
+
+SERVICE_TEXT='[Unit]
+Description=End SSH access whose time is over (apono-connector)
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /var/lib/apono-connector/program
+SyslogLevel=notice
+LogLevelMax=notice'
+TIMER_TEXT='[Unit]
+Description=Look for SSH access whose time is over (apono-connector)
+[Timer]
+OnCalendar=*:*:0/15
+AccuracySec=1s
+Persistent=true
+[Install]
+WantedBy=timers.target'
+CRON_TEXT='# Made by apono-connector: ends SSH access whose time is over.
+* * * * * root /bin/sh /var/lib/apono-connector/program >/dev/null 2>&1'
+# One for all grants, in files, so that it outlives a reboot. Whether it still stands is a look at a few files; inspect
+# asks whether it runs.
+install_timer() {
+  standing=''
+  if [ -f "$STATE/program" ]; then
+    read -r _ has_version has_hash _ <"$STATE/program"
+    case $has_version in *[!0-9]* | '') has_version=0 ;; esac
+    [ "$has_version.$has_hash" != "$VERSION.$P_program" ] || standing=1
+    [ "$has_version" -le "$VERSION" ] || standing=1
+  fi
+  [ -z "$standing" ] || ! timer_stands || { EXPIRY=full; return; }
+  find_scheduler
+  [ -n "$SCHEDULER" ] || return 0
+  rm -f "$STATE/timer"
+  [ -n "$standing" ] || program_file | replace_file "$STATE/program" 600 || return 0
+  "schedule_$SCHEDULER" >/dev/null 2>&1 && echo "$SCHEDULER" | replace_file "$STATE/timer" 600 && EXPIRY=full
+  return 0
+}
+
+program_file() {
+  echo "# $VERSION $P_program apono-connector: ends SSH access whose time is over, and removes itself with the last grant."
+  apono_text
+  echo apono_expire
+}
+schedule_systemd() {
+  printf '%s\n' "$SERVICE_TEXT" | replace_file "$UNITS/$TIMER.service" 644 &&
+    printf '%s\n' "$TIMER_TEXT" | replace_file "$UNITS/$TIMER.timer" 644 &&
+    bounded systemctl daemon-reload && bounded systemctl -q enable --now "$TIMER.timer"
+}
+schedule_cron() { printf '%s\n' "$CRON_TEXT" | replace_file "$CRON" 644; }
+schedule_busybox() { { root_crontab; echo "$CRON_LINE"; } | crontab -; }
+root_crontab() { crontab -l 2>/dev/null | grep -vxF -e "$CRON_LINE"; }
+
+remove_timer() {
+  if [ -e "$UNITS/$TIMER.timer" ]; then
+    bounded systemctl -q disable --now "$TIMER.timer" >/dev/null 2>&1
+    rm -f "$UNITS/$TIMER.timer" "$UNITS/$TIMER.service" "$UNITS/timers.target.wants/$TIMER.timer" "/var/lib/systemd/timers/stamp-$TIMER.timer"
+    bounded systemctl daemon-reload >/dev/null 2>&1
+  fi
+  rm -f "$CRON"
+  if have crontab && crontab -l 2>/dev/null | grep -qxF -e "$CRON_LINE"; then
+    kept=$(root_crontab)
+    if [ -n "$kept" ]; then printf '%s\n' "$kept" | crontab -; else crontab -r; fi
+  fi
+  rm -f "$STATE/program" "$STATE/timer"
+}
+
+# What the timer runs: the same end as a job's, for every grant whose time is over by this server's clock.
+apono_expire() {
+  NONCE=timer
+  settle_shell
+  places
+  NOW=$(date +%s)
+  expire_all
+  take_lock || finish failed
+  [ -n "$(unended)" ] || remove_timer
+  finish ok
+}
+
+# Each in a process of its own, so that one which fails does not keep the others.
+expire_all() {
+  unended | while read -r end file; do
+    [ "$end" -gt "$NOW" ] || (expire_one "${file##*/}" </dev/null)
+  done
+}
+
+expire_one() {
+  P_cp=${1%%.*} P_grant=${1#*.} P_op=absent P_host='' P_now=$NOW
+  need_id cp "$P_cp"; need_id grant "$P_grant"
+  take_lock || fail host_busy "$RUN/lock"
+  open_ledger
+  { read_grant && [ "$R_state" != absent ] && [ "$R_not_after" -le "$NOW" ]; } || finish ok
+  P_login=$R_login P_person=$R_person P_groups=$R_groups P_not_after=$R_not_after P_content=$R_content
+  P_generation=$R_generation P_epoch=$R_epoch P_on_revoke=$R_on_revoke P_root_processes=$R_root_processes P_sshd=$R_sshd
+  need_account login "$P_login"; need_number sshd "$P_sshd"
+  say "expiring $P_grant of $P_login"
+  absent
+}
+
+# ------------------------------------------------------------ cleanup: the end of an account {change}
+
+cleanup() {
+  ACCOUNT=kept HOME_KEPT=''
+  if read_login "$P_login"; then
+    [ "$L_cp" = "$P_cp" ] || fail login_taken "$P_login"
+    live=$(grants_of "$P_login")
+    [ -z "$live" ] || fail grants_live "$live"
+    adopted || delete_login
+  elif ! find_account "$P_login"; then ACCOUNT=deleted; fi
+  printf '%s\n' "account $ACCOUNT" "home ${HOME_KEPT:--}" "changed $CHANGED" | while IFS= read -r line; do say "field $line"; done
+  field host_id "$HOST_ID"
+  finish ok
+}
+
+# Grants of a login that are not ended yet, by whatever control plane.
+grants_of() {
+  unended | while read -r end file; do ! grep -qxF -e "login=$1" "$file" || echo "${file##*/}"; done
+}
+
+# A deletion that a run died in is finished before the name is given again.
+finish_deletion() {
+  { [ -n "$HOST_ID" ] && read_login "$P_login" && [ "$L_state.$L_cp.$L_person" = "deleting.$P_cp.$P_person" ]; } || return 0
+  P_homes=archive
+  delete_login
+}
+
+# The uid stays in the ledger's list for ever: nobody gets it again.
+delete_login() {
+  L_state=deleting
+  write_login
+  bodies
+  for name in $BODIES; do account_off "$name" || fail account_change_failed "usermod: $WORDS"; done
+  end_lingering; end_schedules; end_processes
+  [ "$LEFT" = 0 ] || fail revoke_incomplete "$LEFT processes live on"
+  put_home_away
+  for name in $BODIES; do account_delete "$name" || fail account_change_failed "userdel: $WORDS"; done
+  rm -f "$KEYS/$L_login" "$STATE/logins/$L_login"
+  ACCOUNT=deleted CHANGED=true
+}
+
+account_delete() {
+  # Never -f: it leaves live processes. Never -r: root removes nothing below a path that the person laid.
+  patiently userdel "$1" || return 1
+  ! is_account "$1"
+}
+
+# In one step, out of everybody's reach: what is removed then is no path of the person's any more.
+put_home_away() {
+  home=/home/$L_login HOME_KEPT=$ARCHIVE/$L_login.$L_uid
+  if [ -d "$home" ] && [ ! -L "$home" ]; then
+    ! grep -q " ${home}[/ ]" /proc/self/mounts || fail cleanup_failed "something is mounted at or below $home"
+    own_folder "$ARCHIVE" 700
+    [ ! -e "$HOME_KEPT" ] || fail cleanup_failed "$HOME_KEPT is in the way"
+    mv "$home" "$HOME_KEPT" || fail cleanup_failed "mv $home $HOME_KEPT"
+  fi
+  if [ "$P_homes" = delete ]; then
+    rm -rf "$HOME_KEPT"
+    rmdir "$ARCHIVE" 2>/dev/null
+  fi
+  [ -e "$HOME_KEPT" ] || HOME_KEPT=''
+}
+
+# ------------------------------------------------------------ uninstall: as if we had never been here {uninstall}
+
+uninstall() {
+  live=$(unended | sed 's/.*\///')
+  # On a copy of another machine nobody can end what was copied.
+  [ -z "$live" ] || [ -n "$FOREIGN" ] || fail grants_live "$live"
+  set +f; set -- "$STATE/logins/"*; set -f
+  for file in "$@"; do
+    P_login=${file##*/}
+    { [ -f "$file" ] && read_login "$P_login"; } || continue
+    if adopted; then remove_dropin "$(adopted_dropin)" "told.$P_login" && rm -f "$KEYS/$P_login"; else delete_login; fi
+  done
+  remove_timer
+  remove_dropin "$DROPIN" sshd-told || fail sshd_refused_config 'after our setting was taken back'
+  for group in $MANAGED_ROOT_FILE $MANAGED_HOME; do
+    ! group_is_local "$group" || group_delete "$group" || fail account_change_failed "groupdel $group: $WORDS"
+  done
+  [ ! -d "$KEYS" ] || rmdir "$KEYS" || fail cleanup_failed "$KEYS is not empty"
+  # The lock stays: whoever waits for it must not wait for another one than the next who comes.
+  if [ "$P_keep_uids" = no ]; then rm -rf "$STATE"; else rm -rf "$STATE/grants" "$STATE/logins" "$STATE/ledger"; fi
+  field changed true
+  finish ok
+}
+group_delete() { patiently groupdel "$1"; }
+
+# ------------------------------------------------------------ inspect: look, change nothing {inspect}
 
 inspect() {
   [ -z "$HOST_ID" ] || field host_id "$HOST_ID"
   inspect_system
   inspect_sshd
   inspect_tools
+  inspect_expiry
   inspect_groups
   [ -z "$HOST_ID" ] || inspect_ledger
   finish ok
@@ -1106,6 +1455,19 @@ inspect_tools() {
   ! have sudo || field sudo_version "$(printable "$(sudo -V 2>/dev/null | head -n 1)")"
 }
 
+# Whether this server can end sessions with nobody else alive: the timer is made with the first grant.
+inspect_expiry() {
+  find_scheduler
+  case $SCHEDULER in
+    '') field expiry logins; field problem 'warning no_expiry_timer neither systemd nor cron runs' ;;
+    *) field expiry full ;;
+  esac
+  [ -n "$HOST_ID" ] && [ -n "$(unended)" ] || return 0
+  timer_stands || field problem 'warning no_expiry_timer somebody removed it; the next grant puts it back'
+  [ "$SCHEDULER" != systemd ] || [ ! -e "$UNITS/$TIMER.timer" ] || systemctl -q is-active "$TIMER.timer" ||
+    field problem "warning no_expiry_timer $TIMER.timer is not active"
+}
+
 inspect_groups() {
   cut -d: -f1 /etc/group | head -n 1000 | while read -r group; do
     case $group in [!A-Za-z_]* | *[!A-Za-z0-9._-]*) ;; *) field group "$group" ;; esac
@@ -1131,10 +1493,10 @@ inspect_ledger() {
   done
 }
 
-# ---------------------------------------------------------------- begin
+# ------------------------------------------------------------ begin {all}
 
-apono_main() {
-  NONCE=$1
+# What the shell inherits is not ours.
+settle_shell() {
   # A connector that goes away must not stop us half-way.
   trap '' PIPE HUP
   # sudo passes TZ on, and sudo-rs leaves its own umask.
@@ -1144,6 +1506,11 @@ apono_main() {
   LC_ALL=C; export LC_ALL
   # Not /usr/local: on Debian the group staff may write there.
   PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
+}
+
+apono_main() {
+  NONCE=$1
+  settle_shell
   uid=$(id -u)
   say "begin uid=$uid"
   places
@@ -1152,7 +1519,10 @@ apono_main() {
   exec </dev/null
   [ "$uid" = 0 ] || fail not_root "uid $uid"
   NOW=$(date +%s)
-  [ "$P_op" = inspect ] || take_lock
+  [ "$P_op" != uninstall ] || expire_all >/dev/null
+  [ "$P_op" = inspect ] || take_lock || fail host_busy "$RUN/lock"
   open_ledger
-  case $P_op in present) present ;; absent) absent ;; inspect) inspect ;; esac
+  case $P_op in
+    present) present ;; absent) absent ;; inspect) inspect ;; cleanup) cleanup ;; uninstall) uninstall ;;
+  esac
 }

@@ -28,5 +28,6 @@ export interface PresentReply {
   readonly groupsAdded: readonly string[]
   readonly trust: 'root_file' | 'home'
   readonly onHostExpiry: 'full' | 'logins'
+  readonly assurance: 'observed' | 'root_was_possible'
   readonly changed: boolean
 }

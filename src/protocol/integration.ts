@@ -31,6 +31,8 @@ export const Policy = z
     existingUser: z.enum(['refuse', 'adopt']).default('refuse'),
     /** What happens to an account of ours when its last grant ends. */
     onRevoke: z.enum(['lock', 'keep']).default('lock'),
+    /** The home of an account of ours that is deleted: kept where only root gets to it, or deleted with it. */
+    homes: z.enum(['archive', 'delete']).default('archive'),
     /** With no known key: record the one seen and report it, or refuse. */
     hostKeys: z.enum(['trust_on_first_use', 'pinned']).default('trust_on_first_use'),
     /** A root-owned file outside the home, or `~/.ssh/authorized_keys` written as the user. */

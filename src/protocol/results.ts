@@ -23,6 +23,8 @@ export const PresentResult = z
     hostKeys: z.array(PublicKey),
     trust: Trust,
     onHostExpiry: OnHostExpiry,
+    /** `root_was_possible`: a group of the login is as good as root, so its end will be observed, not proven. */
+    assurance: Assurance.optional(),
     changed: z.boolean(),
   })
   .meta({ id: 'PresentResult' })
@@ -57,6 +59,20 @@ export const AbsentResult = z
   })
   .meta({ id: 'AbsentResult' })
 export type AbsentResult = z.infer<typeof AbsentResult>
+
+export const CleanupResult = z
+  .object({
+    /** Null on a server that has no ledger of ours. */
+    hostId: IdOnServer.nullable(),
+    login: AccountName,
+    /** `deleted` also where it was gone already; `kept` where the account is not ours. */
+    account: z.enum(['deleted', 'kept']),
+    /** Where the login's home lies now, for root only; null where there is none. */
+    homeArchive: ServerText.nullable(),
+    changed: z.boolean(),
+  })
+  .meta({ id: 'CleanupResult' })
+export type CleanupResult = z.infer<typeof CleanupResult>
 
 export const Problem = z
   .object({
@@ -97,7 +113,7 @@ export const InspectResult = z
   .meta({ id: 'InspectResult' })
 export type InspectResult = z.infer<typeof InspectResult>
 
-export const JobResult = z.union([PresentResult, AbsentResult, InspectResult]).meta({ id: 'JobResult' })
+export const JobResult = z.union([PresentResult, AbsentResult, InspectResult, CleanupResult]).meta({ id: 'JobResult' })
 export type JobResult = z.infer<typeof JobResult>
 
 export const JobFailure = z

@@ -31,6 +31,7 @@ const REPLY: PresentReply = {
   groupsAdded: ['dbadmins'],
   trust: 'root_file',
   onHostExpiry: 'logins',
+  assurance: 'observed',
   changed: true,
 }
 let directory: string

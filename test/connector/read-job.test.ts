@@ -67,7 +67,7 @@ describe('a job is read before anything is touched', () => {
 
   test.each([
     ['another kind', { ...job(), kind: 'reboot' }, 'unsupported_job'],
-    ['cleanup', { ...job({ kind: 'cleanup' }), login: 'dana' }, 'unsupported_job'],
+    ['cleanup of no login', job({ kind: 'cleanup' }), 'invalid_job'],
     ['no server', { ...job(), server: undefined }, 'invalid_job'],
     ['a host that is an option', job({ host: '-oProxyCommand=x' }), 'invalid_job'],
     ['a wrong policy', job({ policy: { onRevoke: 'explode' } }), 'invalid_job'],

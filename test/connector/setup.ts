@@ -48,7 +48,12 @@ export const configOf = (environment: Record<string, string>): Config => {
 const unused = async (): Promise<never> => {
   throw new Error('not expected to run')
 }
-export const noHostProgram: HostProgram = { ensurePresent: unused, ensureAbsent: unused, inspect: unused }
+export const noHostProgram: HostProgram = {
+  ensurePresent: unused,
+  ensureAbsent: unused,
+  inspect: unused,
+  cleanup: unused,
+}
 
 export const startTestConnector = async (
   controlPlane: FakeControlPlane,

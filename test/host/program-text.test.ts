@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { PROGRAM_BYTES, programInput } from '../../src/host/parameters.ts'
-import { PROGRAM, PROGRAM_END, withoutComments } from '../../src/host/program-text.ts'
+import { programInput } from '../../src/host/parameters.ts'
+import { PROGRAM_END, programFor, withoutComments } from '../../src/host/program-text.ts'
 import { runCommand } from '../hosts/command.ts'
 
 const source = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
@@ -16,15 +16,17 @@ const variables = async (program: string): Promise<string> => {
 }
 
 describe('the program as it is sent', () => {
-  it('fits the budget', () => expect(PROGRAM_BYTES).toBeLessThanOrEqual(49_152))
+  it.each(['present', 'inspect', 'uninstall'])('fits the budget (%s)', (operation) =>
+    expect(Buffer.byteLength(programFor(operation))).toBeLessThanOrEqual(49_152),
+  )
 
   it('lost its comments and nothing else: every text that it carries is whole', async () => {
-    expect(PROGRAM).not.toMatch(/^\s*#/m)
-    expect(await variables(PROGRAM)).toBe(await variables(source))
+    expect(programFor('uninstall')).not.toMatch(/^\s*#/m)
+    expect(await variables(programFor('uninstall'))).toBe(await variables(source))
   })
 
   it('is a text that its own heredoc can carry', () => {
-    expect(PROGRAM.split('\n')).not.toContain(PROGRAM_END)
+    expect(source.split('\n')).not.toContain(PROGRAM_END)
     expect(withoutComments('a\n\n  # b\nc # d\n')).toBe('a\nc # d')
   })
 
