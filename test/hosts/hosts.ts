@@ -26,7 +26,7 @@ import {
 } from './accounts.ts'
 import { removeContainers, runLabels, whileStarting } from './cleanup.ts'
 import { type CommandResult, mustRun, runCommand } from './command.ts'
-import { type HostKind, hostImage } from './image.ts'
+import { type HostKind, hostImage, runOptions } from './image.ts'
 import { type KeyPair, keygen } from './openssh.ts'
 
 export type HostOptions = {
@@ -89,7 +89,8 @@ function hostContainer(image: string, key: KeyPair, options: HostOptions): Gener
   // Read when testcontainers first looks for the engine: getHost() would say `localhost`.
   process.env['TESTCONTAINERS_HOST_OVERRIDE'] ??= '127.0.0.1'
   const user = options.user ?? 'apono'
-  const container = new LoopbackContainer(image)
+  const run = runOptions(options.kind)
+  const container = new LoopbackContainer(image, run.init ?? true)
     .withAutoCleanup(false)
     .withPullPolicy(PullPolicy.neverPull())
     .withLabels(runLabels())
@@ -97,6 +98,10 @@ function hostContainer(image: string, key: KeyPair, options: HostOptions): Gener
     .withExposedPorts(22)
     .withWaitStrategy(Wait.forLogMessage(/Server listening on \S+ port 22/))
     .withStartupTimeout(30_000)
+    .withTmpFs(run.tmpfs ?? {})
+    .withBindMounts((run.binds ?? []).map((path) => ({ source: path, target: path, mode: 'ro' })))
+    .withAddedCapabilities(...(run.capabilities ?? []))
+    .withSecurityOpt(...(run.securityOptions ?? []))
   return options.hostname === undefined ? container : container.withHostname(options.hostname)
 }
 
@@ -105,8 +110,15 @@ function hostContainer(image: string, key: KeyPair, options: HostOptions): Gener
  * protected field: checked with 12.2.0, and hosts.test.ts looks at what the engine made of it.
  */
 class LoopbackContainer extends GenericContainer {
+  readonly #init: boolean
+
+  constructor(image: string, init: boolean) {
+    super(image)
+    this.#init = init
+  }
+
   protected override async beforeContainerCreated(): Promise<void> {
-    this.hostConfig.Init = true
+    this.hostConfig.Init = this.#init
     const bindings: Record<string, { HostIp?: string }[]> = this.hostConfig.PortBindings ?? {}
     for (const binding of Object.values(bindings).flat()) binding.HostIp = '127.0.0.1'
   }
@@ -118,8 +130,9 @@ async function describe(container: StartedTestContainer, key: KeyPair, options: 
     const argv = typeof command === 'string' ? ['sh', '-c', command] : command
     return runCommand('docker', ['exec', '--interactive', '--user', user, id, ...argv], rest)
   }
+  const logCommand = runOptions(options.kind).log
   const log = async () => {
-    const { stdout, stderr } = await runCommand('docker', ['logs', id])
+    const { stdout, stderr } = await (logCommand ? exec(logCommand) : runCommand('docker', ['logs', id]))
     return stdout + stderr
   }
   return {

@@ -13,22 +13,52 @@ export const IMAGE_VARIABLE = 'APONO_TEST_IMAGE'
 
 export const DEFAULT_BASE = 'debian:bookworm-slim'
 
-/** How a kind of host is made: a folder of docker/hosts/ with its Dockerfile, on a public base image. */
-type Recipe = { folder: string; base: string }
+/** How a kind of host is made: a folder of docker/hosts/ with its Dockerfile, on a public base image or another kind. */
+type Recipe = { folder: string; run?: RunOptions } & ({ base: string } | { on: HostKind })
 
-const recipes = {
+/** What a kind needs from the engine beyond an unprivileged container with an init. */
+export type RunOptions = {
+  /** False where the command is an init itself. */
+  init?: false
+  /** Mount options by path. */
+  tmpfs?: Readonly<Record<string, string>>
+  /** Paths of the engine's machine, under the same name inside, read-only. */
+  binds?: readonly string[]
+  capabilities?: readonly string[]
+  securityOptions?: readonly string[]
+  /** Where sshd logs, if not to the container's output: a command inside. */
+  log?: readonly string[]
+}
+
+/** As systemd itself asks of a container's host; not privileged. */
+const BOOTED: RunOptions = {
+  init: false,
+  tmpfs: { '/run': '', '/run/lock': '', '/tmp': 'exec' },
+  binds: ['/sys/fs/cgroup'],
+  capabilities: ['SYS_ADMIN'],
+  securityOptions: ['seccomp=unconfined', 'apparmor=unconfined'],
+  log: ['journalctl', '--no-pager', '--output=cat', '--unit=ssh'],
+}
+
+export type HostKind = 'debian' | 'systemd'
+
+const recipes: Readonly<Record<HostKind, Recipe>> = {
   debian: { folder: 'debian', base: DEFAULT_BASE },
-} as const satisfies Record<string, Recipe>
-
-export type HostKind = keyof typeof recipes
+  systemd: { folder: 'systemd', on: 'debian', run: BOOTED },
+}
 
 const images = new Map<HostKind, Promise<string>>()
 
 /** The name of an image that is there. */
 export function hostImage(kind: HostKind = 'debian'): Promise<string> {
-  const known = images.get(kind) ?? fromRun(kind) ?? build(recipes[kind])
+  const known = images.get(kind) ?? fromRun(kind) ?? build(kind)
   images.set(kind, known)
   return known
+}
+
+/** How hosts of this kind are run. */
+export function runOptions(kind: HostKind = 'debian'): RunOptions {
+  return recipes[kind].run ?? {}
 }
 
 function fromRun(kind: HostKind): Promise<string> | undefined {
@@ -36,11 +66,12 @@ function fromRun(kind: HostKind): Promise<string> | undefined {
   return kind === 'debian' && image ? Promise.resolve(image) : undefined
 }
 
-async function build({ folder, base: publicBase }: Recipe): Promise<string> {
-  const base = await baseImage(publicBase)
-  const context = join(hosts, folder)
+async function build(kind: HostKind): Promise<string> {
+  const recipe = recipes[kind]
+  const base = 'on' in recipe ? await hostImage(recipe.on) : await baseImage(recipe.base)
+  const context = join(hosts, recipe.folder)
   const baseId = await mustRun('docker', ['image', 'inspect', '--format', '{{.Id}}', base])
-  const tag = `apono-local/host-${folder}:${await contentHash(context, baseId.trim())}`
+  const tag = `apono-local/host-${kind}:${await contentHash(context, baseId.trim())}`
   const present = await runCommand('docker', ['image', 'inspect', '--format', '{{.Id}}', tag])
   if (present.code === 0) return tag
   process.stderr.write(`test hosts: building ${tag} on ${base}\n`)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes this container a host of its own, then becomes sshd, which logs to stderr (docker logs).
+# start-host [COMMAND...]: makes this container a host of its own, then becomes the command; by default starts cron
+# and becomes sshd, which logs to stderr (docker logs).
 #
 #   CONNECTOR_USER   who the connector logs in as; default apono; made, with sudo, if there is no such login
 #   AUTHORIZED_KEY   the line for that user's authorized_keys
@@ -31,8 +32,11 @@ fi
 
 cat /etc/ssh/ssh_host_*_key.pub
 
-mkdir -p /run/sshd
-cron
 # Neither sshd nor what it starts needs to know how this container was set up.
 unset AUTHORIZED_KEY CONNECTOR_USER
+if [ $# -gt 0 ]; then
+  exec "$@"
+fi
+mkdir -p /run/sshd
+cron
 exec /usr/sbin/sshd -D -e
