@@ -268,9 +268,14 @@ read_login() {
   read_record L_ "$STATE/logins/$1"
   # Whoever was root may have written there: nothing in it may turn us against another account.
   L_login=$1
-  case $L_uid in *[!0-9]* | ???????????*) fail ledger_unsafe "$STATE/logins/$1" ;; esac
-  [ "${L_uid:-1000}" -ge 1000 ] || fail ledger_unsafe "$STATE/logins/$1"
+  case $L_uid in *[!0-9]* | ???????????*) damaged_login; return 1 ;; esac
+  [ "${L_uid:-1000}" -ge 1000 ] || { damaged_login; return 1; }
   L_cp=$(sed -n 's/^cp=//p' "$STATE/logins/$1")
+}
+
+# For an end, a damaged record is a missing one: what can be told is ended, and not called confirmed.
+damaged_login() {
+  case $P_op in absent | inspect) ;; *) fail ledger_unsafe "$STATE/logins/$L_login" ;; esac
 }
 
 write_login() {
@@ -466,7 +471,7 @@ present() {
   elif [ -n "$L_shrinking" ]; then
     account_expire "$P_login"
     end_processes
-    [ "$LEFT" = 0 ] || fail group_change_failed "$LEFT processes still have groups that were taken"
+    [ "$LEFT" = 0 ] || fail group_change_failed "$(living)"
   fi
   activate
   conclude present "$TRUST" "$(present_result)"
@@ -926,6 +931,8 @@ bodies() {
   [ -z "$entry" ] || { A_gid=${entry%%:*} A_home=${entry#*:}; }
 }
 
+living() { printf '%s processes live on: %s' "$LEFT" "$(processes '' | head -n 3 | tr '\n' ';')"; }
+
 # What could not be done is said at the end; the other steps are done all the same.
 doomed() { DOOMED="${DOOMED:+$DOOMED; }$1"; }
 
@@ -971,7 +978,7 @@ end_login() {
   end_schedules
   [ -z "$(processes '')" ] || end_processes
   note_bystanders
-  [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
+  [ "$LEFT" = 0 ] || doomed "$(living)"
   [ "$CHANGED" = false ] || ENDED=1
   if [ "$LEFT" = 0 ] && [ -n "$A_home" ]; then
     if [ "$L_trust_mode" = home ]; then
@@ -1018,7 +1025,7 @@ end_adopted() {
 end_shrunk() {
   account_expire "$P_login" || doomed "usermod: $WORDS"
   end_processes
-  [ "$LEFT" = 0 ] || doomed "$LEFT processes live on"
+  [ "$LEFT" = 0 ] || doomed "$(living)"
   # Now nobody can stand in the way.
   withdraw_trust || doomed "trust line: $WORDS"
   account_on "$P_login" || doomed "usermod: $WORDS"
@@ -1295,7 +1302,10 @@ apono_expire() {
   places
   NOW=$(date +%s)
   expire_all
+  P_op=absent P_host=''
   take_lock || finish failed
+  # Also where nothing is due: a copied machine's logins end here.
+  open_ledger
   [ -n "$(unended)" ] || remove_timer
   finish ok
 }
@@ -1354,7 +1364,7 @@ delete_login() {
   bodies
   for name in $BODIES; do account_off "$name" || fail account_change_failed "usermod: $WORDS"; done
   end_lingering; end_schedules; end_processes
-  [ "$LEFT" = 0 ] || fail revoke_incomplete "$LEFT processes live on"
+  [ "$LEFT" = 0 ] || fail revoke_incomplete "$(living)"
   put_home_away
   for name in $BODIES; do account_delete "$name" || fail account_change_failed "userdel: $WORDS"; done
   rm -f "$KEYS/$L_login" "$STATE/logins/$L_login"

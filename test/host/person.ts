@@ -82,10 +82,13 @@ const grantOf = (options: GrantOptions, state: 'present' | 'absent', publicKey: 
   }
 }
 
-/** Somebody with a key pair who is given access to a server and tries to use it. */
-export const makePerson = async (host: TestHost) => {
+/**
+ * Somebody with a key pair who is given access to a server and tries to use it.
+ * @param controlPath one connection for all runs of the program, where there are many
+ */
+export const makePerson = async (host: TestHost, controlPath?: string) => {
   const key: KeyPair = await keygen()
-  const link = await openSshLink(host)
+  const link = await openSshLink(host, controlPath)
   let certificates = 0
 
   const request = (options: GrantOptions, state: 'present' | 'absent'): EnsureRequest & { certificate: string } => {
