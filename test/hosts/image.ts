@@ -26,6 +26,8 @@ export type RunOptions = {
   binds?: readonly string[]
   capabilities?: readonly string[]
   securityOptions?: readonly string[]
+  /** How many processes it may have; default: any number. */
+  processes?: number
   /** Where sshd logs, if not to the container's output: a command inside. */
   log?: readonly string[]
 }
@@ -56,9 +58,17 @@ export function hostImage(kind: HostKind = 'debian'): Promise<string> {
   return known
 }
 
-/** How hosts of this kind are run. */
-export function runOptions(kind: HostKind = 'debian'): RunOptions {
-  return recipes[kind].run ?? {}
+/** How hosts of this kind are run, and one of them that needs more. */
+export function runOptions(kind: HostKind = 'debian', more: RunOptions = {}): RunOptions {
+  const { tmpfs, binds = [], capabilities = [], securityOptions = [], ...rest } = recipes[kind].run ?? {}
+  return {
+    ...rest,
+    ...more,
+    tmpfs: { ...tmpfs, ...more.tmpfs },
+    binds: [...binds, ...(more.binds ?? [])],
+    capabilities: [...capabilities, ...(more.capabilities ?? [])],
+    securityOptions: [...securityOptions, ...(more.securityOptions ?? [])],
+  }
 }
 
 function fromRun(kind: HostKind): Promise<string> | undefined {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # start-host [COMMAND...]: makes this container a host of its own, then becomes the command; by default starts cron
-# and becomes sshd, which logs to stderr (docker logs).
+# and atd and becomes sshd, which logs to stderr (docker logs).
 #
 #   CONNECTOR_USER   who the connector logs in as; default apono; made, with sudo, if there is no such login
 #   AUTHORIZED_KEY   the line for that user's authorized_keys
@@ -39,4 +39,5 @@ if [ $# -gt 0 ]; then
 fi
 mkdir -p /run/sshd
 cron
+atd
 exec /usr/sbin/sshd -D -e
