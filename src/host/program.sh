@@ -33,7 +33,7 @@ places() {
   POWERS=' root sudo wheel admin adm staff disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
-  CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE=''
+  CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS=''
 }
 
 # ------------------------------------------------------------ talking to the connector {all}
@@ -411,6 +411,7 @@ patiently() {
 }
 
 account_off() { patiently usermod -e 1 -L "$1"; }
+is_off() { awk -F: -v name="$1" '$1 == name && $2 ~ /^!/ && $8 == 1 { off = 1 } END { exit !off }' /etc/shadow; }
 account_expire() { patiently usermod -e 1 "$1"; }
 # '*' is a password that nobody can type and that no sshd takes for a lock, as it does '!'.
 account_on() { patiently usermod -p '*' -e '' "$1"; }
@@ -552,20 +553,21 @@ make_login() {
       write_login
       return
     fi
-    pick_uid
-    echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"
-    write_login
   fi
-  if ! find_account "$P_login"; then
+  attempts=0
+  until find_account "$P_login"; do
+    attempts=$((attempts + 1))
+    # An admin's useradd takes the number after the highest as well, perhaps a moment before ours.
+    { [ -n "$L_uid" ] && ! uid_taken; } || { pick_uid; echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"; write_login; }
     # A run that died inside useradd may have left the login's own group behind.
     own_group=-U; ! group_is_local "$P_login" || own_group="-g $P_login"
     # Expired from the first moment: nobody can use it before it is finished.
     # shellcheck disable=SC2086  # an option, or an option and a checked name
-    patiently useradd -m -d "/home/$P_login" -u "$L_uid" $own_group -s "$P_shell" -p '*' -e 1970-01-02 \
-      -c apono-connector "$P_login" || fail account_change_failed "useradd: $WORDS"
-    find_account "$P_login" || fail account_change_failed 'useradd succeeded, but the account is not there'
-    CHANGED=true
-  fi
+    if patiently useradd -m -d "/home/$P_login" -u "$L_uid" $own_group -s "$P_shell" -p '*' -e 1970-01-02 \
+      -c apono-connector "$P_login"; then CHANGED=true WORDS='the account is not there'
+    elif ! uid_taken; then attempts=5; fi
+    [ "$attempts" -lt 5 ] || is_account "$P_login" || fail account_change_failed "useradd: $WORDS"
+  done
   [ "$L_state" != creating ] || finish_login
 }
 
@@ -578,6 +580,8 @@ finish_login() {
   patiently usermod -aG "$group" "$P_login" || fail account_change_failed "usermod: $WORDS"
   in_group "$group" "$P_login" || fail group_change_failed "$group"
 }
+
+uid_taken() { awk -F: -v uid="$L_uid" '$3 == uid { found = 1 } END { exit !found }' /etc/passwd; }
 
 # The lowest uid of the range that nobody has and that we never gave to anybody.
 pick_uid() {
@@ -931,9 +935,18 @@ end_unknown() {
 # The accounts that are the person's, in BODIES: every name that has the uid, which we gave to this login and give to
 # nobody else (so also one that was renamed, or a second name for it), and the login itself under another uid where it is
 # still in our group (an account that an admin made anew is not). The managed group alone proves nothing, and leaving it
-# saves nobody.
+# saves nobody. But where the account was deleted, useradd may have given its number to somebody new, on whom nothing
+# reminds of us: a stranger, who is left alone, and with whom we can't tell what the person left.
 bodies() {
-  BODIES=$(awk -F: -v uid="$L_uid" '$3 == uid { print $1 }' /etc/passwd)
+  names=$(awk -F: -v uid="$L_uid" -v login="$P_login" -v group="$(managed_group)" '
+    FILENAME == "/etc/group" { if ($1 == group) members = "," $4 ","; next }
+    $3 == uid { names = names " " $1; if ($1 == login || $5 == "apono-connector" || $6 == "/home/" login || index(members, "," $1 ",")) ours = 1 }
+    END { print ours names }' /etc/group /etc/passwd)
+  BODIES='' STRANGERS=''
+  case $names in
+    1*) BODIES=${names#1} ;;
+    ?*) STRANGERS=$names; [ "$L_state" = creating ] || doomed "uid $L_uid belongs to$STRANGERS by now" ;;
+  esac
   A_uid=$L_uid A_gid=$L_uid A_home=''
   # shellcheck disable=SC2086
   if ! among "$P_login" $BODIES && is_account "$P_login" && in_group "$(managed_group)" "$P_login"; then BODIES="$BODIES $P_login"; fi
@@ -943,7 +956,7 @@ bodies() {
   done
   BODIES=$checked
   entry=$(awk -F: -v uid="$L_uid" '$3 == uid { print $4 ":" $6; exit }' /etc/passwd)
-  [ -z "$entry" ] || { A_gid=${entry%%:*} A_home=${entry#*:}; }
+  [ -z "$entry" ] || [ -n "$STRANGERS" ] || { A_gid=${entry%%:*} A_home=${entry#*:}; }
 }
 
 living() { printf '%s processes live on: %s' "$LEFT" "$(processes '' | head -n 3 | tr '\n' ';')"; }
@@ -981,10 +994,9 @@ withdraw_trust() {
 # The last grant: nobody gets in from here on, then everybody is out, then what they left is looked at.
 end_login() {
   for name in $BODIES; do
-    case $(awk -F: -v name="$name" '$1 == name { print substr($2, 1, 1) ":" $8 }' /etc/shadow) in
-      '!:1') ;;
-      *) account_off "$name" || doomed "usermod: $WORDS"; CHANGED=true ;;
-    esac
+    is_off "$name" && continue
+    CHANGED=true
+    { account_off "$name" && is_off "$name"; } || doomed "usermod: $WORDS"
   done
   end_lingering
   end_schedules
@@ -1103,10 +1115,11 @@ END
 #   its own (from there, one call leads back to the person's uid)
 # - it stands below one of the person's; or above, with the person's login uid (sshd's monitor). A daemon that was
 #   restarted with sudo does neither.
-# - sshd is just letting the login in
+# - sshd is just letting the login in, or cron or atd is about to begin a job of the login's
 # Our own line of ancestors is never counted, sshd's listener in it: a person who restarted sshd is not the server.
 # A main thread that ended is a zombie while its other threads live. A list that could not be read whole is not empty.
 processes() {
+  [ -z "$STRANGERS" ] || return 0
   case $A_uid in '' | *[!0-9]*) echo '? unreadable ?'; return ;; esac
   # shellcheck disable=SC2010,SC2012  # numbers are picked there
   ls /proc | awk -v uid="$A_uid" -v login="$P_login" -v policy="$P_root_processes" -v self=$$ -v want="$1" '
@@ -1131,6 +1144,7 @@ processes() {
       dead[p] = state == "Z" && threads < 2
       audit[p] = first("/proc/" p "/loginuid")
     }
+    function begins(p, q) { q = parent[p]; return title[p] ~ /^(crond?|atd)$/ && title[q] == title[p] && audit[q] != uid }
     BEGIN { listed = newest() }
     /^[0-9]+$/ { look($0) }
     END {
@@ -1148,7 +1162,7 @@ processes() {
           else hers[p] = 1
         } else if (audit[p] == uid) {
           map = first("/proc/" p "/uid_map")  # nothing: it ended while we looked
-          if (policy == "all" || (map != "" && map != here) || has("/proc/" p "/cgroup", "user-" uid ".slice")) hers[p] = 1
+          if (policy == "all" || (map != "" && map != here) || has("/proc/" p "/cgroup", "user-" uid ".slice") || begins(p)) hers[p] = 1
         } else if (root[p] && title[p] ~ /^sshd/ && first("/proc/" p "/cmdline") ~ "^sshd(-session)?: " login "[ @]") hers[p] = 1
       }
       do { grown = 0
