@@ -1,12 +1,12 @@
 import { REPORT_ERRORS } from '../protocol/report-errors.ts'
-import { type ErrorFacts, errorTable } from './errors.ts'
+import { type ErrorFacts, errorTable, type FixedBy } from './errors.ts'
 
 const PLACEHOLDERS: ErrorFacts = { host: 'HOST', fingerprint: 'SHA256:…', login: 'LOGIN' }
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', '<br>')
 
-const row = (code: string, entry: { seen: string; retryable: boolean }, hint: string): string =>
-  `| \`${code}\` | ${cell(entry.seen)} | ${entry.retryable ? 'yes' : 'no'} | ${cell(hint)} |`
+const row = (code: string, entry: { seen: string; retryable: boolean; fixedBy: FixedBy }, hint: string): string =>
+  `| \`${code}\` | ${cell(entry.seen)} | ${entry.retryable ? 'yes' : 'no'} | ${entry.fixedBy} | ${cell(hint)} |`
 
 /** docs/errors.md, made from the table, so that the page people search is what the code says. */
 export const errorsPage = (): string => {
@@ -17,11 +17,12 @@ export const errorsPage = (): string => {
   return [
     '# Errors',
     '',
-    'Made from `src/host/errors.ts` by `npm run docs`. Codes are stable. "Again" says whether trying again by itself can help;',
-    'the end of a grant is tried for ever all the same.',
+    'Made from `src/host/errors.ts` and its neighbours by `npm run docs`. Codes are stable. "Again" says whether trying again',
+    'by itself can help; the end of a grant is tried for ever all the same. "Who" says whose hands it needs: the admin of the',
+    'server, of the connector or of the control plane, who asked for access, or nobody.',
     '',
-    '| code | what was seen | again | what to do |',
-    '|---|---|---|---|',
+    '| code | what was seen | again | who | what to do |',
+    '|---|---|---|---|---|',
     ...rows,
     '',
   ].join('\n')

@@ -1,68 +1,52 @@
+import { accessErrors } from './access-errors.ts'
+import type { ErrorEntry, ErrorFacts } from './error-entry.ts'
+import { problemErrors } from './problem-errors.ts'
+
+export type { ErrorFacts, FixedBy } from './error-entry.ts'
+
 /**
- * Everything that can go wrong with a job, in one table: what was seen, whether trying again by itself can help, and
- * what to do next. Codes are stable; people search for them and control planes decide on them.
+ * Everything that can go wrong with a job, in one table: what was seen, whether trying again by itself can help, who
+ * can mend it, and how. Codes are stable; people search for them and control planes decide on them.
+ *
+ * What goes wrong before our program begins is in access-errors.ts, what only a look at the server finds in
+ * problem-errors.ts.
  */
-
-/** What a hint may name. All of it is known before the failure; none of it is secret. */
-export interface ErrorFacts {
-  readonly user?: string
-  readonly host?: string
-  readonly port?: number
-  readonly fingerprint?: string
-  readonly login?: string
-  readonly detail?: string
-}
-
-interface ErrorEntry {
-  readonly retryable: boolean
-  readonly seen: string
-  readonly hint: (facts: ErrorFacts) => string
-}
-
-const user = (facts: ErrorFacts): string => facts.user ?? 'apono'
-const where = (facts: ErrorFacts): string => `${facts.host ?? 'the server'}:${facts.port ?? 22}`
-
-const sudoersLine = (facts: ErrorFacts): string => `${user(facts)} ALL=(ALL) NOPASSWD:ALL`
-
-const repairSshFolder = (facts: ErrorFacts): string => {
-  const home = user(facts) === 'root' ? '/root' : `/home/${user(facts)}`
-  return [
-    `chown -R ${user(facts)}:${user(facts)} ${home}/.ssh`,
-    `chmod 700 "${home}/.ssh"`,
-    `chmod 600 "${home}/.ssh/authorized_keys"`,
-  ].join('\n')
-}
-
 export const errorTable = {
   // The job itself.
   invalid_grant: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'a name, key or time in the grant is outside the allow-list; no connection was opened',
     hint: () =>
       'Logins and groups match ^[A-Za-z_][A-Za-z0-9._-]{0,31}$; see docs/connector-protocol.md, section Grant.',
   },
   invalid_job: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'the job does not fit the protocol; no connection was opened',
     hint: () => 'The control plane sent something that protocol v1 does not allow. Report it to whoever runs it.',
   },
   unsupported_job: {
     retryable: false,
+    fixedBy: 'connector admin',
     seen: 'a kind of job that this version does not know',
     hint: () => 'Update the connector.',
   },
   cancelled: {
     retryable: true,
+    fixedBy: 'nobody',
     seen: 'the job was called off, or its lease ended, before the next side effect',
     hint: () => 'Nothing to do: the control plane hands the job out again if it is still wanted.',
   },
   denied_by_guard: {
     retryable: false,
+    fixedBy: 'connector admin',
     seen: "the customer's own limits on the connector do not allow it",
     hint: () => 'Widen APONO_GUARD_FILE on the connector if this should be allowed.',
   },
   internal_error: {
     retryable: true,
+    fixedBy: 'nobody',
     seen: 'a defect in the connector',
     hint: () => 'Please report it with the log lines of this job.',
   },
@@ -70,22 +54,26 @@ export const errorTable = {
   // The connector's private key.
   secret_store_mismatch: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'the integration names a store that this connector cannot read',
     hint: () => 'Keep the secret in a store of the cloud that the connector runs in.',
   },
   secret_not_found: {
     retryable: true,
+    fixedBy: 'connector admin',
     seen: 'the store has no secret of that name',
     hint: (facts) =>
       `Create the secret with the key base64_private_key, or correct its name. ${facts.detail ?? ''}`.trim(),
   },
   secret_access_denied: {
     retryable: true,
+    fixedBy: 'connector admin',
     seen: 'the connector may not read the secret',
     hint: (facts) => facts.detail ?? 'Allow the connector to read the secret.',
   },
   secret_malformed: {
     retryable: true,
+    fixedBy: 'connector admin',
     seen: 'the secret is not a JSON object with a base64 private key',
     hint: (facts) =>
       facts.detail ??
@@ -93,254 +81,176 @@ export const errorTable = {
   },
   secret_store_unreachable: {
     retryable: true,
+    fixedBy: 'connector admin',
     seen: 'the store did not answer',
     hint: () => "Check the connector's network path to the store.",
   },
 
-  // On the way to the server.
-  ssh_unreachable: {
-    retryable: true,
-    seen: 'no TCP connection, or it closed before SSH began',
-    hint: (facts) =>
-      `Check that ${where(facts)} is the right address, that sshd runs there and that the connector's network may reach it. A server that closes at once may be limiting connections (MaxStartups, PerSourcePenalties).`,
-  },
-  ssh_timeout: {
-    retryable: true,
-    seen: 'no answer in time',
-    hint: (facts) =>
-      `Something at ${where(facts)} drops packets or is overloaded. Check firewalls and the server's load.`,
-  },
-  ssh_auth_failed: {
-    retryable: false,
-    seen: 'the server refused the key',
-    hint: (facts) =>
-      [
-        `${where(facts)} refused key ${facts.fingerprint ?? ''} for user ${user(facts)}.`,
-        `Its public half must be a line in that user's authorized_keys. If it is, the folder may belong to someone else; on the server, as root:`,
-        repairSshFolder(facts),
-      ].join('\n'),
-  },
-  ssh_mfa_required: {
-    retryable: false,
-    seen: 'the server accepted the key and asks for a second factor',
-    hint: (facts) =>
-      `Exempt the connection user on the server: Match User ${user(facts)} with AuthenticationMethods publickey.`,
-  },
-  ssh_account_denied: {
-    retryable: true,
-    seen: 'the server closed the connection once the key was offered: an expired account, /run/nologin or PAM',
-    hint: (facts) =>
-      `On the server: chage -l ${user(facts)}; ls /run/nologin /etc/nologin; and the log of sshd. Too many recent failures from one address (PerSourcePenalties) look the same.`,
-  },
-  ssh_handshake_failed: {
-    retryable: false,
-    seen: 'client and server have no algorithm in common, or the server does not speak SSH 2',
-    hint: () =>
-      'The server must offer curve25519 or ECDH/DH-group14+ key exchange with SHA-2 and no SHA-1-only algorithms.',
-  },
-  host_key_unknown: {
-    retryable: false,
-    seen: 'no host key is pinned and the policy does not allow trust on first use',
-    hint: () => "Pin the server's host key in the integration, or set the policy hostKeys to trust_on_first_use.",
-  },
-  host_key_changed: {
-    retryable: false,
-    seen: 'the server shows another host key than the one that is known',
-    hint: () =>
-      'If the server was rebuilt, accept its new key in the control plane. If not, someone may be answering in its place.',
-  },
-  ssh_channel_refused: {
-    retryable: true,
-    seen: 'the server refused to open a channel',
-    hint: () => 'Raise MaxSessions in sshd_config above 0 for the connection user.',
-  },
-  connection_lost: {
-    retryable: true,
-    seen: 'the connection ended before the result arrived; what happened on the server is unknown',
-    hint: () => 'Nothing to do: the job is safe to run again.',
-  },
-  output_too_large: {
-    retryable: false,
-    seen: 'more output than a job can produce',
-    hint: (facts) => `Something else than /bin/sh answers for ${user(facts)}; check its login shell and rc files.`,
-  },
-
-  // Becoming root there.
-  sudo_password_required: {
-    retryable: false,
-    seen: 'sudo asks for a password, or does not allow the command',
-    hint: (facts) => `Add this line to the sudoers file (visudo):\n${sudoersLine(facts)}`,
-  },
-  sudo_missing: {
-    retryable: false,
-    seen: 'sudo is not installed',
-    hint: (facts) => `Install sudo and add this line to the sudoers file (visudo):\n${sudoersLine(facts)}`,
-  },
-  sudo_requiretty: {
-    retryable: false,
-    seen: 'sudo insists on a terminal',
-    hint: (facts) => `Add this line to the sudoers file (visudo):\nDefaults:${user(facts)} !requiretty`,
-  },
-  connection_password_expired: {
-    retryable: false,
-    seen: "the connection user's password must be changed before anything runs",
-    hint: (facts) => `On the server: chage -M -1 -d "$(date +%F)" ${user(facts)}`,
-  },
-  sudo_broken: {
-    retryable: false,
-    seen: 'sudo is installed but cannot become root',
-    hint: () => 'Run "sudo -n true" there as the connection user; check the setuid bit of sudo and no_new_privs.',
-  },
-  shell_hijacked: {
-    retryable: false,
-    seen: 'the server answered, but our program did not run: a forced command, a restricted shell or an rc file',
-    hint: (facts) => `User ${user(facts)} needs an ordinary login shell, no ForceCommand and no rc file that exits.`,
-  },
-  not_root: {
-    retryable: false,
-    seen: 'the program ran, but not as root',
-    hint: (facts) => `Allow root in sudoers:\n${sudoersLine(facts)}`,
-  },
-  interrupted: {
-    retryable: true,
-    seen: 'the program on the server stopped before its end',
-    hint: () => 'Nothing to do: the job is safe to run again.',
-  },
+  ...accessErrors,
 
   // What the program found there.
   host_busy: {
     retryable: true,
+    fixedBy: 'nobody',
     seen: "the ledger's lock, or the lock of the account files, was held for too long",
     hint: () => 'Another tool is changing accounts on that server. The job is tried again.',
   },
   clock_skew: {
     retryable: true,
+    fixedBy: 'server admin',
     seen: "the server's clock is more than 60 s off the connector's",
     hint: () =>
       "Correct the server's clock (chrony, systemd-timesyncd). Until then certificates would be valid at the wrong time.",
   },
   expired: {
     retryable: false,
+    fixedBy: 'requester',
     seen: "the grant's end has passed on the server",
     hint: () => 'Request access again.',
   },
   superseded: {
     retryable: false,
+    fixedBy: 'nobody',
     seen: 'the ledger on the server holds a newer state of this grant',
     hint: () => 'Nothing to do: newer work overtook this job.',
   },
   wrong_host: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'another machine answers at this address than the one the grant was made on',
     hint: () => 'If the server was replaced, end the grant with abandon and request anew; otherwise check the address.',
   },
   ledger_foreign: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'the ledger was made on another machine (a cloned image); its logins were expired',
     hint: (facts) =>
       `On a machine that was meant to be cloned, remove ${facts.detail ?? 'the ledger folder'} there and try again.`,
   },
   ledger_newer: {
     retryable: false,
+    fixedBy: 'connector admin',
     seen: 'the ledger was written by a newer connector',
     hint: () => 'Update this connector.',
   },
   ledger_lost: {
     retryable: true,
+    fixedBy: 'nobody',
     seen: 'the grant should be on the server but its ledger does not know it',
     hint: () => 'The control plane issues the certificate again.',
   },
   ledger_unsafe: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'the ledger or lock folder is not a directory that only root can write',
     hint: (facts) => `On the server, look at ${facts.detail ?? 'the folder'}: someone else made it or changed it.`,
   },
   login_taken: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'the login belongs to another person or another control plane',
     hint: (facts) => `Give this person another login than ${facts.login ?? 'this one'}.`,
   },
   login_exists: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'an account of that name exists that we did not make',
     hint: () =>
       'Give the person another login. If the account was ours and somebody changed or deleted it by hand, remove what is left of it (passwd, group).',
   },
   login_foreign: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'the name belongs to a directory user (LDAP, SSSD)',
     hint: () => 'Give the person a login that the directory does not have.',
   },
   login_system: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'a system account, a shared uid, root or the connection user',
     hint: () => 'Such accounts are never used, whatever the policy.',
   },
   home_exists: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: "the login's home path already exists",
     hint: (facts) =>
       `Move ${facts.detail ?? 'it'} away on the server: an old home may hold keys that would let someone in.`,
   },
   shell_missing: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'the shell of the policy is not installed or not in /etc/shells',
     hint: (facts) =>
       `Install ${facts.detail ?? 'the shell'} and list it in /etc/shells, or choose another one in the policy.`,
   },
   uid_range_full: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'no uid of the range is free',
     hint: () => 'Widen uidRange in the policy: a uid is never used twice.',
   },
   group_missing: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'a group of the grant does not exist; nothing was changed',
     hint: (facts) => `Create it on the server (groupadd ${facts.detail ?? 'NAME'}), or take it off the integration.`,
   },
   group_foreign: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'a group of the grant comes from a directory, and the login is not in it there',
     hint: (facts) => `Add the login to ${facts.detail ?? 'the group'} in the directory: local tools cannot.`,
   },
   group_not_allowed: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: "a group of the grant is not among the integration's userGroups; no connection was opened",
     hint: () => "Add it to the integration's user groups.",
   },
   group_change_failed: {
     retryable: true,
+    fixedBy: 'server admin',
     seen: 'the membership was not there when it was read back',
     hint: () => 'Another tool changes /etc/group at the same time, or it is read-only.',
   },
   account_change_failed: {
     retryable: true,
+    fixedBy: 'server admin',
     seen: 'useradd or usermod failed',
     hint: (facts) => `On the server: ${facts.detail ?? 'see its log'}`,
   },
   read_only: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'a folder that must be written is read-only',
-    hint: (facts) => `Make ${facts.detail ?? 'it'} writable on the server.`,
+    hint: (facts) => {
+      const path = facts.detail ?? 'it'
+      return `Make ${path} writable on the server: findmnt -T ${path}; lsattr -d ${path}; then mount -o remount,rw or chattr -i`
+    },
   },
   tool_missing: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'a command that the program needs is missing',
     hint: (facts) => `Install ${facts.detail ?? 'it'} on the server.`,
   },
   sshd_refused_config: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'sshd -t refused the configuration; our file was taken back',
     hint: () => 'Run "sshd -t" on the server and mend what it names.',
   },
   trust_not_effective: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'sshd would not read the trust line for this login; access was not given',
     hint: () =>
       'sshd_config must contain "Include /etc/ssh/sshd_config.d/*.conf" before any Match block that sets AuthorizedKeysFile (OpenSSH 8.2 or later), or set the policy trust to home.',
   },
   login_not_allowed: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'sshd would not let this login in: AllowUsers, DenyUsers, AllowGroups or DenyGroups',
     hint: () => 'Let the group apono-managed in: add it to AllowGroups, or the logins to AllowUsers, in sshd_config.',
   },
@@ -367,14 +277,18 @@ export const errorTable = {
   },
   trust_write_failed: {
     retryable: true,
+    fixedBy: 'server admin',
     seen: 'the trust line could not be written',
     hint: (facts) => `On the server: ${facts.detail ?? 'check the folder and its owner'}`,
   },
   revoke_incomplete: {
     retryable: true,
+    fixedBy: 'server admin',
     seen: 'a step of the revocation failed; the others were done',
     hint: (facts) => `On the server: ${facts.detail ?? 'see its log'}. It is tried again until it is confirmed.`,
   },
+
+  ...problemErrors,
 } as const satisfies Record<string, ErrorEntry>
 
 export type ErrorCode = keyof typeof errorTable

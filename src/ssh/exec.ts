@@ -1,5 +1,5 @@
 import type { Client, ClientChannel } from 'ssh2'
-import { type ErrorFacts, JobError } from '../host/errors.ts'
+import { type ErrorCode, type ErrorFacts, JobError } from '../host/errors.ts'
 import type { ExecOptions, ExecOutcome } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
 import { withDeadline } from './deadline.ts'
@@ -12,6 +12,8 @@ export interface ExecContext {
   readonly clock: Clock
   readonly channelTimeoutMs: number
   readonly facts: ErrorFacts
+  /** Whether the server ever let us open one decides what a refusal means. */
+  readonly channels: { opened: number }
   /** Rejects when the connection ends, whether it said why or not. */
   readonly lost: Promise<never>
   /** Ends the connection at once: after a timeout nothing on it can be trusted any more. */
@@ -20,18 +22,23 @@ export interface ExecContext {
 
 const isChannelFailure = (error: Error): boolean => 'reason' in error || /Unable to exec/.test(error.message)
 
-const openFailure = (error: Error, facts: ErrorFacts): JobError =>
-  isChannelFailure(error)
-    ? new JobError('ssh_channel_refused', 'the server refused to open a channel for a command', facts, { cause: error })
-    : new JobError('connection_lost', 'the connection ended before the command began', facts, { cause: error })
+const openFailure = (error: Error, { facts, channels }: ExecContext): JobError => {
+  if (!isChannelFailure(error)) {
+    return new JobError('connection_lost', 'the connection ended before the command began', facts, { cause: error })
+  }
+  return channels.opened === 0
+    ? new JobError('ssh_no_sessions', 'the server refused the first channel for a command', facts, { cause: error })
+    : new JobError('ssh_channel_refused', 'the server refused to open a channel for a command', facts, { cause: error })
+}
 
 /** `exec` throws at once when the connection is gone (ssh2 1.17.0). */
 const openChannel = (context: ExecContext, command: string): Promise<ClientChannel> =>
   new Promise((resolve, reject) => {
     try {
       context.client.exec(command, (error, channel) => {
-        if (error === undefined) resolve(channel)
-        else reject(openFailure(error, context.facts))
+        if (error !== undefined) return reject(openFailure(error, context))
+        context.channels.opened++
+        resolve(channel)
       })
     } catch (error) {
       reject(new JobError('connection_lost', 'the connection was already closed', context.facts, { cause: error }))
@@ -95,6 +102,8 @@ const settle = async (context: ExecContext, outcome: ExecOutcome): Promise<ExecO
   return outcome
 }
 
+const isRefusedChannel = (code: ErrorCode): boolean => code === 'ssh_channel_refused' || code === 'ssh_no_sessions'
+
 /** Runs one command with text on its stdin. On any failure but a refused channel the connection is destroyed. */
 export const execOn = async (
   context: ExecContext,
@@ -109,7 +118,7 @@ export const execOn = async (
     const running = collect(channel, stdin, context.facts)
     return await settle(context, await limited(context, running, options.timeoutMs, 'the command', options.signal))
   } catch (error) {
-    if (!(error instanceof JobError && error.code === 'ssh_channel_refused')) context.destroy()
+    if (!(error instanceof JobError && isRefusedChannel(error.code))) context.destroy()
     throw error
   }
 }

@@ -45,6 +45,7 @@ export interface SshSession extends HostLink {
 const KEEPALIVE_MISSES = 3
 const CLOSE_GRACE_MS = 500
 const MAX_GREETING = 1024
+const MAX_BANNER = 16 * 1024
 
 interface Attempt {
   readonly client: Client
@@ -103,6 +104,9 @@ const becomeReady = (attempt: Attempt): Promise<void> =>
     const fail = (error: unknown): void => reject(connectionFailure(error, progress, rules.known.length > 0, facts))
     client.on('handshake', () => {
       progress.handshakeDone = true
+    })
+    client.on('banner', (text: string) => {
+      progress.banner = `${progress.banner}${text}\n`.slice(0, MAX_BANNER)
     })
     client.on('ready', () => {
       progress.ready = true
@@ -176,6 +180,7 @@ const sessionOf = (attempt: Attempt): SshSession => {
     clock: options.clock,
     channelTimeoutMs: options.deadlines.channelMs,
     facts,
+    channels: { opened: 0 },
     lost: lossOf(attempt),
     destroy: () => socket.destroy(),
   }
@@ -193,8 +198,9 @@ const sessionOf = (attempt: Attempt): SshSession => {
 /**
  * Connects and logs in with one key, once.
  *
- * Fails with `ssh_unreachable`, `ssh_timeout`, `ssh_handshake_failed`, `host_key_unknown`, `host_key_changed`,
- * `ssh_auth_failed`, `ssh_mfa_required`, `ssh_account_denied` or `cancelled`, and leaves no socket behind.
+ * Fails with `ssh_unreachable`, `ssh_turned_away`, `ssh_timeout`, `ssh_handshake_failed`, `host_key_unknown`,
+ * `host_key_changed`, `ssh_auth_failed`, `ssh_mfa_required`, `ssh_account_expired`, `ssh_nologin`, `ssh_account_denied`
+ * or `cancelled`, and leaves no socket behind.
  */
 export const connectSsh = async (
   server: SshServer,

@@ -33,7 +33,7 @@ const connected = (socket: net.Socket): Promise<void> =>
 
 /**
  * A TCP connection without Nagle: waiting for acknowledgements costs a factor of 20 on a warm exec, and ssh2 leaves
- * it on. Fails with `ssh_unreachable`, `ssh_timeout` or `cancelled`.
+ * it on. Fails with `ssh_unreachable`, `ssh_turned_away`, `ssh_timeout` or `cancelled`.
  */
 export const openSocket = async (
   port: number,

@@ -16,6 +16,8 @@ export interface Progress {
   /** The key was right, and the server wants something more. */
   partialSuccess: boolean
   methodsLeft: readonly string[]
+  /** What sshd said while we logged in: its banner, and what PAM has to say to who may not come in. */
+  banner: string
   ready: boolean
 }
 
@@ -29,6 +31,7 @@ export const startProgress = (): Progress => ({
   keyRefused: false,
   partialSuccess: false,
   methodsLeft: [],
+  banner: '',
   ready: false,
 })
 
@@ -50,10 +53,10 @@ const quote = (text: string): string =>
 
 const beforeIdentification = (progress: Progress): Fault => {
   const said = progress.greeting.trim()
-  if (said === '') return { code: 'ssh_unreachable', message: 'the connection closed before SSH began' }
+  if (said === '') return { code: 'ssh_turned_away', message: 'the connection closed before SSH began' }
   // OpenSSH says these two in plain text when it has too many connections or has penalised our address.
   if (/^(?:Exceeded MaxStartups|Not allowed at this time)/.test(said)) {
-    return { code: 'ssh_unreachable', message: `the server turns connections away: ${quote(said)}` }
+    return { code: 'ssh_turned_away', message: `the server turns connections away: ${quote(said)}` }
   }
   return { code: 'ssh_handshake_failed', message: `what answers does not speak SSH 2: ${quote(said)}` }
 }
@@ -68,13 +71,28 @@ const hostKeyFault = (progress: Progress): Fault | null => {
   return null
 }
 
+/**
+ * The key was right and PAM denies the account: sshd passes on what PAM says, if it says anything. The words are
+ * pam_unix's, systemd's and shutdown's.
+ */
+const accountFault = (banner: string): Fault => {
+  if (/account has expired/i.test(banner)) {
+    return { code: 'ssh_account_expired', message: "the connection user's account has expired" }
+  }
+  const nologin = banner.split('\n').find((line) => /pam_nologin|system is (?:going down|booting up)/i.test(line))
+  if (nologin !== undefined) {
+    return { code: 'ssh_nologin', message: `the server lets nobody in at the moment: ${quote(nologin)}` }
+  }
+  return { code: 'ssh_account_denied', message: 'the server closed the connection when the key was offered' }
+}
+
 const authenticationFault = (progress: Progress): Fault => {
   if (progress.partialSuccess) {
     const wanted = progress.methodsLeft.join(', ')
     return { code: 'ssh_mfa_required', message: `the server accepted the key and wants more: ${wanted}` }
   }
   if (progress.keyRefused) return { code: 'ssh_auth_failed', message: 'the server refused the key' }
-  return { code: 'ssh_account_denied', message: 'the server closed the connection when the key was offered' }
+  return accountFault(progress.banner)
 }
 
 /**
@@ -114,9 +132,10 @@ export const connectionFailure = (error: unknown, progress: Progress, known: boo
   return new JobError(code, message, facts, { cause: error })
 }
 
+const TCP_RESET = 'the connection was reset before SSH began'
+
 const TCP_MESSAGES: Record<string, string> = {
   ECONNREFUSED: 'the connection was refused',
-  ECONNRESET: 'the connection was reset',
   EHOSTUNREACH: 'there is no route to the host',
   ENETUNREACH: 'there is no route to the network',
   EACCES: 'a local firewall forbids the connection',
@@ -134,5 +153,7 @@ export const tcpFailure = (error: unknown, facts: ErrorFacts): JobError => {
   const code = systemCode(firstCause(error))
   if (code === 'ETIMEDOUT')
     return new JobError('ssh_timeout', 'no answer to the TCP connection', facts, { cause: error })
+  // Refused is said to the first packet; who resets has taken the connection before.
+  if (code === 'ECONNRESET') return new JobError('ssh_turned_away', TCP_RESET, facts, { cause: error })
   return new JobError('ssh_unreachable', TCP_MESSAGES[code] ?? 'no TCP connection', facts, { cause: error })
 }

@@ -18,12 +18,14 @@ const parse = (privateKey: string): LoginKey => parsePrivateKey({ privateKey: se
 
 // One account for each kind of trouble, all with the connector's key.
 const ACCOUNTS = `
-  for user in mfa nosessions expired forced; do
+  for user in mfa nosessions onesession expired denied forced; do
     useradd -m -p '*' -s /bin/bash $user
     install -d -o $user -g $user -m 700 /home/$user/.ssh
     install -o $user -g $user -m 600 ~apono/.ssh/authorized_keys /home/$user/.ssh/authorized_keys
   done
   chage -E 1 expired
+  echo '-:denied:ALL' >> /etc/security/access.conf
+  sed -i '1i account required pam_access.so' /etc/pam.d/sshd
   ssh-keygen -q -t rsa -b 2048 -N '' -C '' -f /etc/ssh/ssh_host_rsa_key
   cat > /etc/ssh/sshd_config.d/50-test.conf <<'END'
 LogLevel DEBUG1
@@ -32,6 +34,8 @@ Match User mfa
   KbdInteractiveAuthentication yes
 Match User nosessions
   MaxSessions 0
+Match User onesession
+  MaxSessions 1
 Match User forced
   ForceCommand echo only this
 END
@@ -184,19 +188,56 @@ describe('a refused login', () => {
 
   test.each([
     ['mfa', 'ssh_mfa_required', 'keyboard-interactive'],
-    ['expired', 'ssh_account_denied', 'closed the connection'],
+    ['expired', 'ssh_account_expired', 'has expired'],
+    ['denied', 'ssh_account_denied', 'closed the connection'],
   ])('%s: %s', async (user, code, message) => {
     const error = await failure(connect({ user }))
     expect(error.code).toBe(code)
     expect(error.message).toContain(message)
   })
 
-  test('no channel may be opened: ssh_channel_refused', async () => {
+  test('nobody may log in at the moment: ssh_nologin, and a banner of other words is no reason', async () => {
+    const until = 'Unprivileged users are not permitted to log in anymore. For technical details, see pam_nologin(8).'
+    await host.exec(`echo 'System is going down. ${until}' > /run/nologin`)
+    const error = await failure(connect())
+    expect(error).toMatchObject({ code: 'ssh_nologin', retryable: true })
+    expect(error.message).toContain('System is going down')
+    await host.exec("echo 'closed on sundays' > /run/nologin")
+    expect((await failure(connect())).code).toBe('ssh_account_denied')
+    await host.exec('rm /run/nologin')
+    await using(async (session) => expect(session.user).toBe('apono'))
+  })
+
+  test('no channel may ever be opened: ssh_no_sessions', async () => {
     await using(
       async (session) => {
-        expect((await failure(session.exec('true', '', { timeoutMs: 3000 }))).code).toBe('ssh_channel_refused')
+        const error = await failure(session.exec('true', '', { timeoutMs: 3000 }))
+        expect(error).toMatchObject({ code: 'ssh_no_sessions', retryable: false })
       },
       { user: 'nosessions' },
+    )
+  })
+
+  test('one channel too many: ssh_channel_refused, and the connection goes on', async () => {
+    await using(
+      async (session) => {
+        const first = session.exec(
+          'read line; echo "$line"; touch /tmp/first; while [ -e /tmp/first ]; do sleep 0.05; done',
+          'hello\n',
+          {
+            timeoutMs: 5000,
+          },
+        )
+        await expect.poll(async () => (await host.exec('test -e /tmp/first')).code).toBe(0)
+        const error = await failure(session.exec('true', '', { timeoutMs: 3000 }))
+        expect(error).toMatchObject({ code: 'ssh_channel_refused', retryable: true })
+        await host.exec('rm /tmp/first')
+        expect((await first).stdout).toBe('hello\n')
+        // sshd frees the place a moment after it has told us of the end.
+        const again = () => session.exec('echo again', '', { timeoutMs: 3000 }).catch((error: JobError) => error.code)
+        await expect.poll(again).toMatchObject({ stdout: 'again\n' })
+      },
+      { user: 'onesession' },
     )
   })
 
@@ -219,15 +260,15 @@ describe('a refused login', () => {
 
 describe('strangers on the port', () => {
   const cases: [string, (socket: import('node:net').Socket) => void, string, string][] = [
-    ['closes at once', (socket) => socket.end(), 'ssh_unreachable', 'closed before SSH began'],
-    ['resets at once', (socket) => socket.resetAndDestroy(), 'ssh_unreachable', ''],
+    ['closes at once', (socket) => socket.end(), 'ssh_turned_away', 'closed before SSH began'],
+    ['resets at once', (socket) => socket.resetAndDestroy(), 'ssh_turned_away', ''],
     [
       'has too many connections',
       (socket) => socket.end('Exceeded MaxStartups\r\n'),
-      'ssh_unreachable',
+      'ssh_turned_away',
       'Exceeded MaxStartups',
     ],
-    ['has penalised us', (socket) => socket.end('Not allowed at this time\r\n'), 'ssh_unreachable', 'Not allowed'],
+    ['has penalised us', (socket) => socket.end('Not allowed at this time\r\n'), 'ssh_turned_away', 'Not allowed'],
     ['says nothing', () => undefined, 'ssh_timeout', 'no SSH login within 400 ms'],
     ['says who it is and nothing more', (socket) => socket.write('SSH-2.0-OpenSSH_9.9\r\n'), 'ssh_timeout', ''],
     [

@@ -8,7 +8,7 @@ export interface StatusView {
 }
 
 /** What the vendor calls "Missing permissions": we reached the server but may not do our work there. */
-const PERMISSION_CODES = /^(ssh_auth_failed|sudo_.*|not_root)$/
+const PERMISSION_CODES = /^(ssh_auth_failed|sudo_.*|doas_.*|not_root)$/
 
 export const failureText = (failure: Failure): string => {
   const text = failure.hint === '' ? failure.message : `${failure.message}\n${failure.hint}`

@@ -1,0 +1,32 @@
+/** What the error tables are made of. */
+
+/** What a hint may name. All of it is known before the failure; none of it is secret. */
+export interface ErrorFacts {
+  readonly user?: string
+  readonly host?: string
+  readonly port?: number
+  readonly fingerprint?: string
+  readonly login?: string
+  readonly detail?: string
+}
+
+/** Whose hands it needs. The server's admin has root there; the connector's runs the connector and keeps its secrets. */
+export type FixedBy = 'server admin' | 'connector admin' | 'control plane admin' | 'requester' | 'nobody'
+
+export interface ErrorEntry {
+  /** Whether trying again by itself can help. */
+  readonly retryable: boolean
+  readonly fixedBy: FixedBy
+  readonly seen: string
+  /**
+   * What to do next, with the commands. Text that a server chose never stands in a command: somebody will paste it into
+   * a root shell.
+   */
+  readonly hint: (facts: ErrorFacts) => string
+}
+
+export const user = (facts: ErrorFacts): string => facts.user ?? 'apono'
+export const where = (facts: ErrorFacts): string => `${facts.host ?? 'the server'}:${facts.port ?? 22}`
+
+/** The line that makes the connection user root, as it stands in the documentation. */
+export const sudoersLine = (facts: ErrorFacts): string => `${user(facts)} ALL=(ALL) NOPASSWD:ALL`
