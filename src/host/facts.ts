@@ -1,9 +1,10 @@
+import { AccountName } from '../protocol/primitives.ts'
 import type { Problem } from '../protocol/results.ts'
 import { AbsentResult, CleanupResult, InspectResult, ResidueKind } from '../protocol/results.ts'
-import { type ErrorCode, errorTable, JobError } from './errors.ts'
+import { type ErrorCode, type ErrorFacts, errorTable, JobError } from './errors.ts'
 import type { HostLink } from './link.ts'
 import { all, type Fields, one, wholeNumber } from './reply.ts'
-import type { PresentReply, RunContext } from './requests.ts'
+import type { BecomingRoot, PresentReply, RunContext } from './requests.ts'
 
 /** From the program's fields to the shapes of the protocol. A field that is missing or odd never becomes a success. */
 
@@ -60,16 +61,25 @@ export const readCleanupReply = (fields: Fields, login: string): CleanupResult =
   return parsed.data
 }
 
-const readProblem = (line: string): Problem => {
+/** What the reading of an inspection needs beside the program's own words. */
+export interface Inspection {
+  readonly link: HostLink
+  readonly context: RunContext
+  readonly facts: ErrorFacts
+  readonly by: BecomingRoot
+}
+
+const problem = (severity: Problem['severity'], code: ErrorCode, detail: string, facts: ErrorFacts): Problem => ({
+  code,
+  message: `${errorTable[code].seen}${detail === '' ? '' : ` (${detail})`}`,
+  hint: errorTable[code].hint({ ...facts, detail }),
+  severity,
+})
+
+const readProblem = (line: string, facts: ErrorFacts): Problem => {
   const [severity, word = '', ...detail] = line.split(' ')
   const code: ErrorCode = Object.hasOwn(errorTable, word) ? (word as ErrorCode) : 'internal_error'
-  const text = detail.join(' ')
-  return {
-    code,
-    message: `${errorTable[code].seen}${text === '' ? '' : ` (${text})`}`,
-    hint: errorTable[code].hint({ detail: text }),
-    severity: severity === 'error' ? 'error' : 'warning',
-  }
+  return problem(severity === 'error' ? 'error' : 'warning', code, detail.join(' '), facts)
 }
 
 const readLedgerLine = (line: string): InspectResult['ledger'][number] | undefined => {
@@ -85,13 +95,40 @@ const readLedgerLine = (line: string): InspectResult['ledger'][number] | undefin
   return parsed.success ? parsed.data : undefined
 }
 
-const sudoFlavour = (fields: Fields, user: string): InspectResult['sudo']['flavour'] => {
-  if (user === 'root') return 'root'
-  return one(fields, 'sudo_version').includes('sudo-rs') ? 'sudo-rs' : 'sudo'
+const sudoFlavour = (fields: Fields, by: BecomingRoot): InspectResult['sudo']['flavour'] =>
+  by === 'sudo' && one(fields, 'sudo_version').includes('sudo-rs') ? 'sudo-rs' : by
+
+/** Whether a ledger line is of a grant that is still wanted or not yet ended: the last that may be cut off. */
+const isLive = ({ state }: InspectResult['ledger'][number]): boolean => state !== 'absent'
+
+const readLedger = (fields: Fields): InspectResult['ledger'] => {
+  const entries = all(fields, 'ledger').flatMap((line) => readLedgerLine(line) ?? [])
+  return [...entries.filter(isLive), ...entries.filter((entry) => !isLive(entry))]
 }
 
-export const readInspectReply = (fields: Fields, link: HostLink, context: RunContext): InspectResult => {
+const MAX_SKEW_MS = 60_000
+
+const skewOf = (fields: Fields, context: RunContext): number => {
   const clock = one(fields, 'clock')
+  return /^\d{13}$/.test(clock) ? Number(clock) - Math.round(context.now) : 0
+}
+
+const readProblems = (fields: Fields, { facts, context }: Inspection, cut: readonly string[]): Problem[] => {
+  const skew = skewOf(fields, context)
+  const clock = Math.abs(skew) > MAX_SKEW_MS ? [`${Math.round(skew / 1000)} s`] : []
+  return [
+    ...clock.map((text) => problem('error', 'clock_skew', text, facts)),
+    ...all(fields, 'problem').map((line) => readProblem(line, facts)),
+    ...cut.map((what) => problem('warning', 'list_cut', what, facts)),
+  ].slice(0, MAX_LIST)
+}
+
+export const readInspectReply = (fields: Fields, inspection: Inspection): InspectResult => {
+  const { link, context, by } = inspection
+  // Names that the protocol does not know can't be in a grant either.
+  const groups = all(fields, 'group').filter((name) => AccountName.safeParse(name).success)
+  const ledger = readLedger(fields)
+  const cut = Object.entries({ groups, ledger }).flatMap(([name, list]) => (list.length > MAX_LIST ? [name] : []))
   const parsed = InspectResult.safeParse({
     hostId: fields.get('host_id')?.[0] ?? null,
     os: {
@@ -105,15 +142,15 @@ export const readInspectReply = (fields: Fields, link: HostLink, context: RunCon
       usePam: one(fields, 'use_pam') === 'yes',
       authorizedKeysFile: all(fields, 'authorized_keys_file'),
     },
-    sudo: { ok: true, flavour: sudoFlavour(fields, link.user) },
+    sudo: { ok: true, flavour: sudoFlavour(fields, by) },
     tools: all(fields, 'tool'),
     trust: all(fields, 'trust'),
     onHostExpiry: one(fields, 'expiry') === 'full' ? 'full' : 'logins',
-    groups: all(fields, 'group').slice(0, MAX_LIST),
+    groups: groups.slice(0, MAX_LIST),
     hostKeys: [link.hostKey],
-    clockSkewMs: /^\d{13}$/.test(clock) ? Number(clock) - Math.round(context.now) : 0,
-    ledger: all(fields, 'ledger').flatMap((line) => readLedgerLine(line) ?? []),
-    problems: all(fields, 'problem').map(readProblem),
+    clockSkewMs: skewOf(fields, context),
+    ledger: ledger.slice(0, MAX_LIST),
+    problems: readProblems(fields, inspection, cut),
   })
   if (!parsed.success) throw odd('inspect')
   return parsed.data

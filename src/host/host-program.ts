@@ -1,17 +1,21 @@
 import type { Policy } from '../protocol/integration.ts'
 import type { AbsentResult, CleanupResult, InspectResult } from '../protocol/results.ts'
-import type { ErrorFacts } from './errors.ts'
+import { type ErrorFacts, JobError } from './errors.ts'
 import { readAbsentReply, readCleanupReply, readInspectReply, readPresentReply } from './facts.ts'
 import type { HostLink } from './link.ts'
 import { type Parameters, programInput, sha256 } from './parameters.ts'
 import { PROGRAM_HASH } from './program-text.ts'
 import { type Fields, readReply } from './reply.ts'
-import type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
+import type { BecomingRoot, EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
 export type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
-const AS_ROOT = 'env LC_ALL=C /bin/sh -s'
-const BY_SUDO = 'env LC_ALL=C sudo -n -- /bin/sh -s'
+/** How we become root. Constant, and understood by every login shell; doas takes no `--`. */
+const COMMANDS: Readonly<Record<BecomingRoot, string>> = {
+  root: 'env LC_ALL=C /bin/sh -s',
+  sudo: 'env LC_ALL=C sudo -n -- /bin/sh -s',
+  doas: 'env LC_ALL=C doas -n /bin/sh -s',
+}
 
 const seconds = (ms: number): string => String(Math.floor(ms / 1000))
 
@@ -65,13 +69,46 @@ const ensureParameters = (link: HostLink, context: RunContext, request: EnsureRe
   }
 }
 
-const run = async (link: HostLink, context: RunContext, parameters: Parameters, facts: ErrorFacts): Promise<Fields> => {
+/** One run of the program: who asks whom for what. */
+interface Run {
+  readonly link: HostLink
+  readonly context: RunContext
+  readonly parameters: Parameters
+  readonly facts: ErrorFacts
+}
+
+interface Reply {
+  readonly fields: Fields
+  readonly by: BecomingRoot
+}
+
+const runBy = async (by: BecomingRoot, { link, context, parameters, facts }: Run): Promise<Reply> => {
   const nonce = context.random(16).toString('hex')
-  const outcome = await link.exec(link.user === 'root' ? AS_ROOT : BY_SUDO, programInput(nonce, parameters), {
+  const outcome = await link.exec(COMMANDS[by], programInput(nonce, parameters), {
     timeoutMs: context.timeoutMs,
     ...(context.signal ? { signal: context.signal } : {}),
   })
-  return readReply(outcome, nonce, facts)
+  return { fields: readReply(outcome, nonce, facts), by }
+}
+
+const isSudoMissing = (error: unknown): boolean => error instanceof JobError && error.code === 'sudo_missing'
+
+/** Where `env` found no sudo nothing has run, so doas gets the same input. Where that is missing too, sudo is named. */
+const runAsRoot = async (wanted: Run): Promise<Reply> => {
+  if (wanted.link.user === 'root') return await runBy('root', wanted)
+  try {
+    return await runBy('sudo', wanted)
+  } catch (error) {
+    if (!isSudoMissing(error)) throw error
+    return await runBy('doas', wanted).catch((second: unknown) => {
+      throw isSudoMissing(second) ? error : second
+    })
+  }
+}
+
+const run = async (link: HostLink, context: RunContext, parameters: Parameters, facts: ErrorFacts): Promise<Fields> => {
+  const { fields } = await runAsRoot({ link, context, parameters, facts })
+  return fields
 }
 
 const factsOf = (link: HostLink, login?: string): ErrorFacts => ({
@@ -131,8 +168,10 @@ export const uninstall = async (
 
 /** Looks at the server; changes nothing. */
 export const inspect = async (link: HostLink, context: RunContext): Promise<InspectResult> => {
-  const fields = await run(link, context, { op: 'inspect', ...common(link, context) }, factsOf(link))
-  return readInspectReply(fields, link, context)
+  const parameters: Parameters = { op: 'inspect', ...common(link, context) }
+  const facts = factsOf(link)
+  const { fields, by } = await runAsRoot({ link, context, parameters, facts })
+  return readInspectReply(fields, { link, context, facts, by })
 }
 
 export interface HostProgram {

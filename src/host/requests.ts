@@ -13,6 +13,9 @@ export interface RunContext {
   readonly random: Random
 }
 
+/** How the program became root: not at all, or by one of two tools. */
+export type BecomingRoot = 'root' | 'sudo' | 'doas'
+
 export interface EnsureRequest {
   readonly grant: Grant
   readonly policy: Policy
