@@ -256,21 +256,25 @@ export const errorTable = {
   },
   login_unusable: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'the login exists and could be adopted, but cannot log in',
     hint: (facts) => `On the server: chage -l ${facts.login ?? 'LOGIN'}; getent passwd ${facts.login ?? 'LOGIN'}.`,
   },
   grants_live: {
     retryable: false,
+    fixedBy: 'control plane admin',
     seen: 'grants are not ended yet; nothing was changed',
     hint: () => 'End them first; a grant whose end is not confirmed counts as live.',
   },
   cleanup_failed: {
     retryable: true,
+    fixedBy: 'server admin',
     seen: 'a home, or a folder of ours, could not be put away',
     hint: (facts) => `On the server: ${facts.detail ?? 'see its log'}.`,
   },
   no_expiry_timer: {
     retryable: false,
+    fixedBy: 'server admin',
     seen: 'nothing on the server ends sessions and groups by itself when a grant is over',
     hint: () =>
       'Run systemd or cron there. Without it new logins end in time all the same, and the connector ends sessions; with nobody alive they would live on.',

@@ -419,7 +419,36 @@ account_on() { patiently usermod -p '*' -e '' "$1"; }
 # ------------------------------------------------------------ what both ensure and inspect look at {all}
 
 includes_dropins() {
-  [ -d "$DROPINS" ] && grep -qsiE '^[[:space:]]*Include[[:space:]].*sshd_config\.d' /etc/ssh/sshd_config
+  [ -d "$DROPINS" ] && awk '
+    tolower($1) == "match" { exit }
+    tolower($1) == "include" && /sshd_config\.d/ { found = 1; exit }
+    END { exit !found }' /etc/ssh/sshd_config
+}
+
+# AllowUsers and the like, which sshd prints one a line. Patterns are sshd's own: the shell's, with user@host.
+sshd_lets_in() {
+  for rule in denyusers allowusers denygroups allowgroups; do
+    patterns=$(printf '%s\n' "$settings" | sed -n "s/^$rule //p")
+    [ -n "$patterns" ] || continue
+    case $P_op.$rule in *users) names=$P_login ;; inspect.*) names=$MANAGED_ROOT_FILE ;; *) names=$(id -Gn "$P_login") ;; esac
+    hit=''
+    # shellcheck disable=SC2086  # lists of patterns and names
+    for pattern in $patterns; do for name in $names; do
+      # shellcheck disable=SC2254  # a pattern
+      case $name in ${pattern%%@*}) hit=1 ;; esac
+    done; done
+    case $rule.$hit in deny*.1 | allow*.) refusing="$rule $patterns"; return 1 ;; esac
+  done
+}
+
+# The listener is the uppermost sshd above us, if its title says so: under socket activation there is none, and every
+# connection reads the configuration anew.
+find_listener() {
+  listener='' pid=$$
+  while [ "$pid" -gt 1 ]; do
+    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in *sshd*'[listener]'*) listener=$pid ;; esac
+    pid=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status")
+  done
 }
 
 # Who could run the timer here: systemd, a cron that reads /etc/cron.d, BusyBox crond (root's crontab), or nobody.
@@ -737,22 +766,6 @@ sshd_reads_trust() {
   case $L_origin.$effective in made."$KEYS/%u" | adopted."$KEYS/%u" | adopted.*" $KEYS/%u") ;; *) return 1 ;; esac
 }
 
-# AllowUsers and the like, which sshd prints one a line. Patterns are sshd's own: the shell's, with user@host.
-sshd_lets_in() {
-  for rule in denyusers allowusers denygroups allowgroups; do
-    patterns=$(printf '%s\n' "$settings" | sed -n "s/^$rule //p")
-    [ -n "$patterns" ] || continue
-    case $rule in *users) names=$P_login ;; *) names=$(id -Gn "$P_login") ;; esac
-    hit=''
-    # shellcheck disable=SC2086  # lists of patterns and names
-    for pattern in $patterns; do for name in $names; do
-      # shellcheck disable=SC2254  # a pattern
-      case $name in ${pattern%%@*}) hit=1 ;; esac
-    done; done
-    case $rule.$hit in deny*.1 | allow*.) refusing="$rule $patterns"; return 1 ;; esac
-  done
-}
-
 # 0644: sshd reads it as the person.
 write_root_trust() {
   lines=$(trust_lines)
@@ -850,8 +863,7 @@ remove_dropin() {
   rm -f "$1" && sshd -t 2>/dev/null && reload_sshd
 }
 
-# The listener is the uppermost sshd above us, if its title says so: under socket activation there is none, and every
-# connection reads the configuration anew. Live sessions survive a reload.
+# Live sessions survive a reload.
 reload_sshd() {
   if [ -d /run/systemd/system ]; then
     for unit in ssh sshd; do
@@ -860,11 +872,7 @@ reload_sshd() {
       return
     done
   fi
-  listener='' pid=$$
-  while [ "$pid" -gt 1 ]; do
-    case $(tr '\0' ' ' <"/proc/$pid/cmdline") in *sshd*'[listener]'*) listener=$pid ;; esac
-    pid=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status")
-  done
+  find_listener
   [ -n "$listener" ] || return 0
   before=$(sockets_of "$listener")
   kill -HUP "$listener"
@@ -1489,13 +1497,20 @@ group_delete() { patiently groupdel "$1"; }
 inspect() {
   [ -z "$HOST_ID" ] || field host_id "$HOST_ID"
   inspect_system
+  inspect_places
   inspect_sshd
   inspect_tools
+  inspect_sudo
+  inspect_names
   inspect_expiry
   inspect_groups
   [ -z "$HOST_ID" ] || inspect_ledger
   finish ok
 }
+
+# SEVERITY CODE DETAIL; `problems` takes such lines from stdin. What a detail quotes may be of anybody's making.
+problem() { field problem "$(printable "$*")"; }
+problems() { while IFS= read -r line; do problem "$line"; done; }
 
 inspect_system() {
   for key in ID VERSION_ID PRETTY_NAME; do
@@ -1505,52 +1520,175 @@ inspect_system() {
   field kernel "$(printable "$(uname -r)")"
   stamp=$(date +%s%3N); case $stamp in *[!0-9]*) stamp=${NOW}000 ;; esac
   field clock "$stamp"
-  if ! awk 'BEGIN { exit 0 }'; then field problem "error tool_missing awk"; fi
-  [ -w /etc/passwd ] || field problem "error read_only /etc"
-  { [ -d /home ] && [ -w /home ]; } || field problem "error read_only /home"
+  for path in /run/nologin /etc/nologin; do [ ! -e "$path" ] || problem error ssh_nologin "$path"; done
+  # Who logged in is told by this number alone once sudo has changed the uids.
+  audit=''; { read -r audit </proc/self/loginuid; } 2>/dev/null
+  case $audit in '' | 4294967295) problem warning sessions_not_tracked ;; esac
+  [ "$(getenforce 2>/dev/null)" = Enforcing ] || return 0
+  context=$(tr -d '\0' </proc/self/attr/current 2>/dev/null)
+  case $context in *:unconfined_t:* | *:sysadm_t:*) ;; *) problem warning selinux_confined "$context" ;; esac
+}
+
+# Where we write: -w is false for root on a read-only file system and on what chattr +i shut.
+inspect_places() {
+  for path in /etc /etc/passwd /etc/shadow /etc/group $(ls /etc/gshadow 2>/dev/null) /etc/ssh /home /var/lib "${RUN%/*}"; do
+    [ -w "$path" ] || problem error read_only "$path"
+  done
+  set -- /etc /home /var/lib "${RUN%/*}"
+  # Room in KiB, then in inodes, of which some file systems have no number.
+  { df -Pk "$@"; df -Pi "$@"; } 2>/dev/null | awk '
+    /^Filesystem/ { least = least ? 32 : 2048; next }
+    $2 + 0 > 0 && $4 + 0 < least && !told[$6]++ { print "error disk_full", $6 }' | problems
+  # sshd takes no trust line from below such a folder. Of a group that is root`s own, Debian`s does.
+  # shellcheck disable=SC2012  # the names are ours
+  ls -ldnL / /etc /etc/ssh "$DROPINS" /var /var/lib /home 2>/dev/null | awk '
+    { group = $1 ~ /^.....w/ }
+    $3 != 0 || $1 ~ /^........w/ || (group && $4 != 0) { print "error folder_unsafe", $1, $3, $4, $NF; next }
+    group { print "warning folder_unsafe", $1, $3, $4, $NF }' | problems
+  awk '$2 == "/home" && $3 ~ /^(nfs|cifs|smb|autofs|afs|fuse|ceph|gluster)/ { print "warning home_remote", $3 }' /proc/self/mounts | problems
 }
 
 inspect_sshd() {
-  if ! have sshd; then field problem "error tool_missing sshd"; field trust home; return; fi
-  [ -d /run/sshd ] || field problem "warning sshd_refused_config /run/sshd is missing"
-  settings=$(sshd -T -C user=apono-probe,host=localhost,addr=127.0.0.1 2>/dev/null)
-  field use_pam "$(printf '%s\n' "$settings" | sed -n 's/^usepam //p')"
+  if ! have sshd; then problem error tool_missing sshd; field trust home; return; fi
+  # Patterns are tried on a name that nobody wrote there.
+  newcomer=a-new-login
+  options=$(sshd_options)
+  case $options in
+    *-f/*) problem warning trust_not_effective "sshd runs with $options" ;;
+    *)
+      if includes_dropins; then field trust root_file
+      else problem warning trust_not_effective "sshd_config does not include $DROPINS, or only behind a Match"; fi ;;
+  esac
+  ! have setpriv || field trust home
+  if ! settings=$(sshd_settings "$newcomer"); then
+    # Without its own unit's folder sshd says nothing here; `install_dropin` makes it.
+    case $settings in *'separation directory'*) bad=warning ;; *) bad=error ;; esac
+    problem $bad sshd_refused_config "$settings"
+    return
+  fi
+  pam=$(printf '%s\n' "$settings" | sed -n 's/^usepam //p')
+  field use_pam "$pam"
+  [ "$pam" != yes ] || inspect_pam
   printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p' | tr ' ' '\n' | while read -r path; do
     field authorized_keys_file "$(printable "$path")"
   done
-  if includes_dropins; then field trust root_file
-  else field problem "warning trust_not_effective sshd_config does not include sshd_config.d"; fi
-  ! have setpriv || field trust home
+  inspect_newcomer | problems
+}
+
+# What the running sshd was started with wins over its files.
+sshd_options() {
+  find_listener
+  [ -z "$listener" ] || tr '\0' ' ' <"/proc/$listener/cmdline" | awk '{
+    for (i = 1; i <= NF; i++) {
+      word = $i; if (word ~ /^-[of]$/) word = word $(++i)
+      if (word ~ /^-o[A-Za-z]+=/ || (word ~ /^-f\// && word != "-f/etc/ssh/sshd_config")) print word
+    }
+  }'
+}
+# shellcheck disable=SC2086  # words
+sshd_settings() { sshd -T $options -C "user=$1,host=localhost,addr=127.0.0.1" 2>&1; }
+
+# What sshd would do with a login of ours. One that is there is asked for: it is in our group, for which an admin may have
+# made exceptions. Where none is there and exceptions are, nothing is certain.
+inspect_newcomer() {
+  bad=error
+  member=$(awk -F: -v name="$MANAGED_ROOT_FILE" '$1 == name { sub(/,.*/, "", $4); print $4 }' /etc/group)
+  if [ -n "$member" ]; then settings=$(sshd_settings "$member")
+  elif grep -rls "$MANAGED_ROOT_FILE" /etc/ssh/sshd_config "$DROPINS" | grep -qvxF "$DROPIN"; then bad=warning; fi
+  P_login=$newcomer
+  sshd_lets_in || echo "$bad login_not_allowed $refusing"
+  printf '%s\n' "$settings" | awk -v bad="$bad" -v member="$member" -v keys="$KEYS/%u" '
+    function lacks(word) { return !index("," $2 ",", "," word ",") }
+    $1 == "authorizedkeysfile" && member != "" && $2 != keys { print "error trust_not_effective", $0 }
+    $0 == "pubkeyauthentication no" { print bad, "key_login_off" }
+    $1 == "authenticationmethods" && !/ (any|publickey)( |$)/ { print (/publickey,keyb/ ? "warning" : bad), "second_factor", $0 }
+    $1 == "casignaturealgorithms" && lacks("ssh-ed25519") { print bad, "authority_refused" }
+    /^pubkeyaccepted/ && lacks("ssh-ed25519-cert-v01@openssh.com") { print (/-cert-v01/ ? "warning" : bad), "key_type_refused" }
+    $0 == "maxsessions 0" { print bad, "login_limited", $0 }
+    $0 == "permittty no" || (/^(forcecommand|chrootdirectory) / && $2 != "none") { print "warning login_limited", $0 }
+    /^(authorizedkeyscommand|trustedusercakeys) / && $2 != "none" { print "warning other_keys", $0 }'
+}
+
+# pam_access: the first line that names us decides. Such lines say `sign:users:origins`.
+inspect_pam() {
+  set +f; set -- /etc/pam.d/sshd /etc/pam.d/common-a* /etc/pam.d/*-auth; set -f
+  rule=$(grep -hs '^[^#]*pam_access\.so' "$@" | head -n 1)
+  [ -n "$rule" ] || return 0
+  path=/etc/security/access.conf
+  case $rule in *accessfile=*) path=${rule##*accessfile=}; path=${path%%[ 	]*} ;; esac
+  awk -F: -v group="$MANAGED_ROOT_FILE" '
+    /^[ \t]*(#|$)/ { next }
+    {
+      sign = $1; gsub(/[ \t]/, "", sign)
+      ours = except = 0; n = split($2, word, /[ \t]+/)
+      for (i = 1; i <= n; i++) {
+        if (word[i] == "EXCEPT") except = 1
+        else if (word[i] == "ALL" || word[i] == group || word[i] == "(" group ")") ours = !except
+      }
+    }
+    ours && sign == "-" && $3 ~ /ALL/ { print "error pam_denied", $0; exit }
+    ours && sign == "+" && $3 !~ /LOCAL|cron|tty/ { exit }' "$path" | problems
 }
 
 inspect_tools() {
   for tool in useradd usermod groupadd gpasswd flock setpriv sha256sum getent systemctl loginctl crontab atq sudo doas; do
     ! have "$tool" || field tool "$tool"
   done
-  for tool in useradd usermod groupadd flock sha256sum; do have "$tool" || field problem "error tool_missing $tool"; done
-  ! have sudo || field sudo_version "$(printable "$(sudo -V 2>/dev/null | head -n 1)")"
+  for tool in useradd usermod groupadd flock sha256sum awk; do have "$tool" || problem error tool_missing "$tool"; done
+}
+
+# The sudo that started us: it need not be the one in our PATH.
+inspect_sudo() {
+  sudo=$(readlink "/proc/$PPID/exe")
+  case $sudo in */sudo*) ;; *) sudo=sudo ;; esac
+  have "$sudo" || return 0
+  field sudo_version "$(printable "$("$sudo" -V 2>/dev/null | head -n 1)")"
+  # A password that somebody typed elsewhere may have let us in, for as long as sudo remembers it.
+  bounded "$sudo" -n -l -U "$P_user" 2>/dev/null | awk '
+    /may run/ { rules = 1 }
+    /NOPASSWD|!authenticate/ { free = 1 }
+    END { if (rules && !free) print "warning sudo_password_required sudo remembers one now" }' | problems
+}
+
+# Where names come from beside the files, and who has numbers or groups that should be ours. sss stands in the files of
+# servers that have no directory.
+inspect_names() {
+  sss=' '; [ ! -S /var/lib/sss/pipes/nss ] || sss=''
+  awk -v sss="$sss" '
+    { sub(/#.*/, "") }
+    /^(passwd|group|initgroups):/ {
+      for (i = 2; i <= NF; i++)
+        if (!(" files compat systemd db altfiles extrausers " ~ " " $i " ") && $i !~ /[][=!]/ && $i sss != "sss " && !told[$i]++)
+          print "warning directory_accounts", $i
+    }' /etc/nsswitch.conf 2>/dev/null | problems
+  [ ! -S /run/nscd/socket ] || problem warning name_cache nscd
+  awk -F: '$2 < 60000 && $2 + $3 > 20000 { print "warning uid_range_shared", $0 }' /etc/subuid 2>/dev/null | problems
+  awk -F: -v a="$MANAGED_ROOT_FILE" -v b="$MANAGED_HOME" '$1 == a || $1 == b { gsub(/,/, "\n", $4); print $4 }' /etc/group |
+    while read -r name; do
+      [ -z "$name" ] || [ -f "$STATE/logins/$name" ] || problem warning managed_group_foreign "$name"
+    done
 }
 
 # Whether this server can end sessions with nobody else alive: the timer is made with the first grant.
 inspect_expiry() {
   find_scheduler
   case $SCHEDULER in
-    '') field expiry logins; field problem 'warning no_expiry_timer neither systemd nor cron runs' ;;
+    '') field expiry logins; problem warning no_expiry_timer 'neither systemd nor cron runs' ;;
     *) field expiry full ;;
   esac
   [ -n "$HOST_ID" ] && [ -n "$(unended)" ] || return 0
-  timer_stands || field problem 'warning no_expiry_timer somebody removed it; the next grant puts it back'
+  timer_stands || problem warning no_expiry_timer 'somebody removed it; the next grant puts it back'
   [ "$SCHEDULER" != systemd ] || [ ! -e "$UNITS/$TIMER.timer" ] || systemctl -q is-active "$TIMER.timer" ||
-    field problem "warning no_expiry_timer $TIMER.timer is not active"
+    problem warning no_expiry_timer "$TIMER.timer is not active"
 }
 
 inspect_groups() {
-  cut -d: -f1 /etc/group | head -n 1000 | while read -r group; do
+  cut -d: -f1 /etc/group | head -n 1001 | while read -r group; do
     case $group in [!A-Za-z_]* | *[!A-Za-z0-9._-]*) ;; *) field group "$group" ;; esac
   done
 }
 
-# A record is intact when the account and every trust line that it stands for are there.
+# A record is intact when the account that it stands for is there and open, with its groups and trust line.
 inspect_ledger() {
   set +f; set -- "$STATE/grants/$P_cp".*; set -f
   [ -e "$1" ] || return 0
@@ -1561,6 +1699,7 @@ inspect_ledger() {
     if [ "$R_state" = present ] || [ "$R_state" = applying ]; then
       { read_login "$R_login" && find_account "$R_login" && [ "$A_uid" = "$L_uid" ]; } || intact=false
       in_group "$(managed_group)" "$R_login" || intact=false
+      awk -F: -v name="$R_login" -v day="$((NOW / 86400))" '$1 == name && $8 != "" && $8 <= day { exit 1 }' /etc/shadow || intact=false
       split_groups "$R_groups"
       for group in $LIST; do in_group "$group" "$R_login" "$A_gid" || [ "$intact" = false ] || in_directory_group "$group" "$R_login" || intact=false; done
       [ "$L_trust_mode" = home ] || grep -qs " apono:${file##*/}\\." "$KEYS/$R_login" || intact=false
