@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 
 /**
  * The host program as it is sent. `program.sh` is one file for whoever reads it; a server gets the sections that its job
- * needs, without the lines that are only a comment or blank. A section's head says who needs it:
+ * needs, without indentation and the lines that are only a comment or blank. A section's head says who needs it:
  *
  *     # ------ title {all}          every job
  *     # ------ title {change}       all that changes something, and the timer on the server
@@ -19,11 +19,12 @@ interface Section {
   readonly text: string
 }
 
-/** A line inside a quoted text that begins with `#` would go as well, so `program.sh` has none (a test sees to it). */
+/** A quoted text must not depend on what goes: no line of one begins with `#` or a blank (a test sees to it). */
 export const withoutComments = (source: string): string =>
   source
     .split('\n')
-    .filter((line) => !/^\s*(?:#.*)?$/.test(line))
+    .map((line) => line.replace(/^ +/, ''))
+    .filter((line) => line !== '' && !line.startsWith('#'))
     .join('\n')
 
 const sectionsOf = (source: string): readonly Section[] => {

@@ -56,55 +56,38 @@ lookup() { have getent && bounded getent "$@"; }
 
 # ------------------------------------------------------------ parameters {all}
 
+# What a job may say. Each name becomes a variable; a name that is not here is refused, and no value is ever evaluated.
+PARAMETERS='op cp user now fresh_host host sshd grant generation epoch login person groups not_after content ca_type ca_key
+trust shell uid_low uid_high on_revoke root_processes existing homes keep_uids program end'
+
 parameters() {
-  P_op='' P_cp='' P_user='' P_now='' P_fresh_host='' P_host='' P_sshd='' P_grant='' P_generation='' P_epoch=''
-  P_login='' P_person='' P_groups='' P_not_after='' P_content='' P_ca_type='' P_ca_key='' P_trust='' P_shell=''
-  P_uid_low='' P_uid_high='' P_on_revoke='' P_root_processes='' P_existing='' P_homes='' P_keep_uids='' P_program='' P_end=''
+  for key in $PARAMETERS; do eval "P_$key=''"; done
   while IFS= read -r line; do
-    value=${line#*=}
-    case ${line%%=*} in
-      op) P_op=$value ;;                         cp) P_cp=$value ;;
-      user) P_user=$value ;;                     now) P_now=$value ;;
-      fresh_host) P_fresh_host=$value ;;         host) P_host=$value ;;
-      sshd) P_sshd=$value ;;                     grant) P_grant=$value ;;
-      generation) P_generation=$value ;;         epoch) P_epoch=$value ;;
-      login) P_login=$value ;;                   person) P_person=$value ;;
-      groups) P_groups=$value ;;                 not_after) P_not_after=$value ;;
-      content) P_content=$value ;;               ca_type) P_ca_type=$value ;;
-      ca_key) P_ca_key=$value ;;                 trust) P_trust=$value ;;
-      shell) P_shell=$value ;;                   uid_low) P_uid_low=$value ;;
-      uid_high) P_uid_high=$value ;;             on_revoke) P_on_revoke=$value ;;
-      root_processes) P_root_processes=$value ;; existing) P_existing=$value ;;
-      homes) P_homes=$value ;;                   keep_uids) P_keep_uids=$value ;;
-      program) P_program=$value ;;
-      end) P_end=$value ;;
-      *) fail invalid_job 'unknown parameter' ;;
-    esac
+    key=${line%%=*}
+    case $key in '' | *[!a-z_]*) fail invalid_job 'unknown parameter' ;; esac
+    # shellcheck disable=SC2086  # words
+    among "$key" $PARAMETERS || fail invalid_job 'unknown parameter'
+    eval "P_$key=\${line#*=}"
   done
   # A shell takes a heredoc that was cut off for one that ended.
   [ "$P_end" = "$NONCE" ] || fail invalid_job 'the parameters were cut off'
   need_id cp "$P_cp"; need_number now "$P_now"; need_number sshd "$P_sshd"; need_account user "$P_user"
   [ -z "$P_host" ] || need_id host "$P_host"
+  need_word op "$P_op" inspect cleanup uninstall present absent
   case $P_op in
     inspect) return ;;
     cleanup | uninstall)
-      case $P_homes in archive | delete) ;; *) fail invalid_job homes ;; esac
-      case $P_keep_uids in yes | no) ;; *) fail invalid_job keep_uids ;; esac
+      need_word homes "$P_homes" archive delete; need_word keep_uids "$P_keep_uids" yes no
       P_root_processes=session
       [ "$P_op" = uninstall ] || need_account login "$P_login"
       return ;;
-    present | absent) ;;
-    *) fail invalid_job op ;;
   esac
   need_id grant "$P_grant"; need_id fresh_host "$P_fresh_host"; need_hex program "$P_program"
-  need_number generation "$P_generation"; need_number epoch "$P_epoch"; need_number not_after "$P_not_after"
-  need_number uid_low "$P_uid_low"; need_number uid_high "$P_uid_high"
+  for key in generation epoch not_after uid_low uid_high; do eval "need_number $key \"\$P_$key\""; done
   need_account login "$P_login"; need_hex person "$P_person"; need_hex content "$P_content"
   split_groups "$P_groups"; for group in $LIST; do need_account groups "$group"; done
-  case $P_trust in root_file | home) ;; *) fail invalid_grant trust ;; esac
-  case $P_on_revoke in lock | keep) ;; *) fail invalid_grant on_revoke ;; esac
-  case $P_root_processes in session | all) ;; *) fail invalid_grant root_processes ;; esac
-  case $P_existing in refuse | adopt) ;; *) fail invalid_grant existing ;; esac
+  need_word trust "$P_trust" root_file home; need_word on_revoke "$P_on_revoke" lock keep
+  need_word root_processes "$P_root_processes" session all; need_word existing "$P_existing" refuse adopt
   case $P_shell in /*) ;; *) fail invalid_grant shell ;; esac
   case $P_shell in *[!A-Za-z0-9._/-]* | *..*) fail invalid_grant shell ;; esac
   case $P_ca_type in '' | ssh-ed25519) ;; *) fail invalid_grant ca_type ;; esac
@@ -112,6 +95,8 @@ parameters() {
   [ -z "$P_ca_type" ] || [ "${#P_ca_key}" -ge 16 ] || fail invalid_grant ca_key
 }
 
+# NAME VALUE WORD...
+need_word() { what=$1; shift; among "$@" || fail invalid_grant "$what"; }
 need_number() { case $2 in '' | *[!0-9]* | ???????????*) fail invalid_grant "$1" ;; esac; }
 need_hex() { case $2 in *[!0-9a-f]*) fail invalid_grant "$1" ;; esac; [ "${#2}" -eq 64 ] || fail invalid_grant "$1"; }
 need_id() {
@@ -229,14 +214,14 @@ disown_ledger() {
 # lines repeat and are read by those who need them.
 read_record() {
   while IFS= read -r line; do
-    value=${line#*=}
-    case ${line%%=*} in
-      format | host | machine | login | person | generation | epoch | state | not_after | content | groups | uid | \
-        made_by | trust_mode | added | removed | powers | shrinking | origin | since | on_revoke | root_processes | sshd)
-        eval "$1${line%%=*}=\$value" ;;
-    esac
+    key=${line%%=*}
+    case $key in '' | *[!a-z_]*) continue ;; esac
+    # shellcheck disable=SC2086  # words
+    ! among "$key" $RECORDED || eval "$1$key=\${line#*=}"
   done <"$2"
 }
+RECORDED='format host machine login cp person generation epoch state not_after content groups uid made_by trust_mode added
+removed powers shrinking origin since on_revoke root_processes sshd'
 
 grant_file() { printf '%s/grants/%s.%s' "$STATE" "$P_cp" "$P_grant"; }
 
@@ -270,7 +255,6 @@ read_login() {
   L_login=$1
   case $L_uid in *[!0-9]* | ???????????*) damaged_login; return 1 ;; esac
   [ "${L_uid:-1000}" -ge 1000 ] || { damaged_login; return 1; }
-  L_cp=$(sed -n 's/^cp=//p' "$STATE/logins/$1")
 }
 
 # For an end, a damaged record is a missing one: what can be told is ended, and not called confirmed.
