@@ -5,10 +5,13 @@
  */
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { readConfig } from './connector/config.ts'
+import { parseArgs } from 'node:util'
+import { readConfig, readLocalConfig } from './connector/config.ts'
 import { startConnector } from './connector/connector.ts'
+import { readServerFile, uninstallServer } from './connector/uninstall.ts'
 import { parseControlPlaneConfig } from './control-plane/config.ts'
 import { startControlPlane } from './control-plane/control-plane.ts'
+import { JobError } from './host/errors.ts'
 import { hostProgram } from './host/host-program.ts'
 import { systemClock } from './observability/clock.ts'
 import { createLogger, LOG_LEVELS, type Logger } from './observability/log.ts'
@@ -20,13 +23,16 @@ const USAGE = `apono-connector: just-in-time SSH access to Linux servers
   apono-connector connector      run a connector (APONO_URL, APONO_TOKEN or APONO_TOKEN_FILE, APONO_CONNECTOR_ID)
   apono-connector control-plane  run the control plane (APONO_LISTEN, APONO_TLS_CERT_FILE, APONO_TLS_KEY_FILE, APONO_STATE_DIR)
   apono-connector standalone     run both together over one folder (APONO_STATE_DIR)
+  apono-connector uninstall --server-file FILE [--keep-uids] [--keep-homes]
+                                 take everything of ours off one server (docs/uninstall.md)
   apono-connector --version
   apono-connector --help
 
 Everything else comes from the environment: docs/configuration.md
 `
 
-/** sysexits.h: a command that was misspelt; a configuration that can never work. */
+/** sysexits.h: a command that was misspelt; a configuration that can never work. 1: a command that failed. */
+const EXIT_FAILED = 1
 const EXIT_USAGE = 64
 const EXIT_CONFIG = 78
 
@@ -72,8 +78,19 @@ const firstSignal = (): Promise<void> =>
     process.on('SIGINT', onSignal)
   })
 
-/** A verb runs until `ended` and has stopped in order when it resolves. */
-type Verb = (ended: Promise<void>) => Promise<void> | void
+/** A verb runs until `ended` and has stopped in order when it resolves. `rest` is what stands behind it. */
+type Verb = (ended: Promise<void>, rest: readonly string[]) => Promise<void> | void
+const VERBS_WITH_ARGUMENTS = new Set(['uninstall'])
+
+const misspelt = (): never => {
+  process.stderr.write(USAGE)
+  process.exit(EXIT_USAGE)
+}
+
+const failed = (error: JobError): never => {
+  process.stderr.write(`apono-connector: ${error.code}: ${error.message}\n${error.hint}\n`)
+  process.exit(EXIT_FAILED)
+}
 
 const runConnector: Verb = async (ended) => {
   const parsed = readConfig(process.env)
@@ -104,10 +121,43 @@ const runStandalone: Verb = async (ended) => {
   await standalone.stop()
 }
 
+const uninstallOptions = (rest: readonly string[]) => {
+  try {
+    const options = {
+      'server-file': { type: 'string' },
+      'keep-uids': { type: 'boolean', default: false },
+      'keep-homes': { type: 'boolean', default: false },
+    } as const
+    const { values } = parseArgs({ args: [...rest], options })
+    const file = values['server-file']
+    return file === undefined ? misspelt() : { file, keepUids: values['keep-uids'], keepHomes: values['keep-homes'] }
+  } catch {
+    return misspelt()
+  }
+}
+
+const runUninstall: Verb = async (_ended, rest) => {
+  const { file, keepUids, keepHomes } = uninstallOptions(rest)
+  const local = readLocalConfig(process.env)
+  const definition = readServerFile(file)
+  const problems = [...local.problems, ...definition.problems]
+  if (definition.file === null || problems.length > 0) return exitForConfig(problems)
+  const wishes = { keepUids, homes: keepHomes ? 'archive' : 'delete' } as const
+  try {
+    await uninstallServer(definition.file, wishes, { ...local.config, clock: systemClock, random: randomBytes })
+  } catch (error) {
+    if (error instanceof JobError) failed(error)
+    throw error
+  }
+  const { name, host, port } = definition.file.server
+  say(`${name} (${host}:${port}): nothing of ours is left`)
+}
+
 const verbs: Readonly<Record<string, Verb>> = {
   connector: runConnector,
   'control-plane': runControlPlane,
   standalone: runStandalone,
+  uninstall: runUninstall,
   '--version': () => say(version()),
   '--help': () => say(USAGE),
 }
@@ -119,11 +169,9 @@ const main = async (): Promise<void> => {
   process.umask(0o077)
   const verb = process.argv[2] ?? ''
   const run = Object.hasOwn(verbs, verb) ? verbs[verb] : undefined
-  if (run === undefined || process.argv.length > 3) {
-    process.stderr.write(USAGE)
-    process.exit(EXIT_USAGE)
-  }
-  await run(ended)
+  const rest = process.argv.slice(3)
+  if (run === undefined || (rest.length > 0 && !VERBS_WITH_ARGUMENTS.has(verb))) return misspelt()
+  await run(ended, rest)
 }
 
 main().then(

@@ -189,21 +189,36 @@ const refuseGuardFile = (reader: Reader): void => {
   }
 }
 
+const readerOf = (environment: Environment, problems: string[]): Reader => ({
+  get: (name) => environment[name]?.trim() || undefined,
+  problem: (text) => void problems.push(text),
+})
+
+const readSecretDirectory = (reader: Reader): string => readDirectory(reader, 'APONO_SECRET_DIR', '/etc/apono/secrets')
+
+/** What a command at the terminal needs of the connector's configuration: where keys are, and how long to wait. */
+export type LocalConfig = Pick<Config, 'secretDirectory' | 'deadlines'>
+
+export const readLocalConfig = (
+  environment: Environment,
+): { readonly config: LocalConfig; readonly problems: readonly string[] } => {
+  const problems: string[] = []
+  const reader = readerOf(environment, problems)
+  return { config: { secretDirectory: readSecretDirectory(reader), deadlines: readDeadlines(reader) }, problems }
+}
+
 /**
  * Reads the environment once. An empty variable counts as unset. Every problem is named, by variable and never with
  * its value, so that one look at the message mends them all.
  */
 export const readConfig = (environment: Environment): ConfigResult => {
   const problems: string[] = []
-  const reader: Reader = {
-    get: (name) => environment[name]?.trim() || undefined,
-    problem: (text) => void problems.push(text),
-  }
+  const reader = readerOf(environment, problems)
   const config: Config = {
     url: readUrl(reader),
     token: readToken(reader),
     connectorId: readConnectorId(reader),
-    secretDirectory: readDirectory(reader, 'APONO_SECRET_DIR', '/etc/apono/secrets'),
+    secretDirectory: readSecretDirectory(reader),
     stateDirectory: readDirectory(reader, 'APONO_STATE_DIR', '/var/lib/apono/connector'),
     slots: readInteger(reader, 'APONO_SLOTS', 16, 1, 1000),
     healthListen: readListen(reader),

@@ -1,8 +1,9 @@
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { uninstall } from '../../src/host/host-program.ts'
-import type { TestHost } from '../hosts/hosts.ts'
-import { startHost } from '../hosts/hosts.ts'
+import { runCommand } from '../hosts/command.ts'
+import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { scratchDirectory } from '../hosts/scratch.ts'
 import { makePerson, runContext } from './person.ts'
 
@@ -40,6 +41,8 @@ const difference = (before: readonly string[], after: readonly string[]) => ({
   new: after.filter((line) => !before.includes(line)),
 })
 
+const cli = join(import.meta.dirname, '..', '..', 'src', 'cli.ts')
+
 const request = { keepUids: false, homes: 'delete' } as const
 
 describe.each([
@@ -76,6 +79,54 @@ describe.each([
       await host.stop()
     }
   }, 240_000)
+})
+
+describe('apono-connector uninstall', () => {
+  const command = (args: readonly string[], env: NodeJS.ProcessEnv = {}) =>
+    runCommand(process.execPath, [cli, 'uninstall', ...args], { env: { ...process.env, ...env } })
+
+  it('takes everything off the server that a file names, and refuses while a grant lives', async () => {
+    const host = await startHost()
+    try {
+      const person = await makePerson(host)
+      await person.present()
+      const folder = scratchDirectory()
+      writeFileSync(join(folder, 'key.json'), JSON.stringify({ base64_private_key: btoa(host.connectorKey) }), {
+        mode: 0o600,
+      })
+      const file = join(folder, 'server.json')
+      const server = { name: 'db-1', host: host.address, port: host.port, hostKeys: host.hostKeys }
+      writeFileSync(file, JSON.stringify({ server, secretStore: { type: 'file', path: join(folder, 'key.json') } }))
+      const env = { APONO_SECRET_DIR: folder }
+
+      const refused = await command(['--server-file', file], env)
+      expect(refused.code).toBe(1)
+      expect(refused.stderr).toMatch(/^apono-connector: grants_live: .*grt_1/)
+      expect(await host.passwd('dana')).toBeDefined()
+
+      await person.absent()
+      const done = await command(['--server-file', file], env)
+      expect(done).toEqual({ code: 0, stdout: `db-1 (127.0.0.1:${host.port}): nothing of ours is left\n`, stderr: '' })
+      expect(await host.passwd('dana')).toBeUndefined()
+      expect((await host.exec('ls -d /var/lib/apono-connector /home/dana /etc/ssh/apono-connector')).stdout).toBe('')
+    } finally {
+      await host.stop()
+    }
+  })
+
+  it('names every problem of the file, and what was misspelt', async () => {
+    const file = join(scratchDirectory(), 'odd.json')
+    writeFileSync(file, JSON.stringify({ server: { port: 99999, jumps: [] }, secretStore: { type: 'paper' } }))
+    const odd = await command(['--server-file', file])
+    expect(odd.code).toBe(78)
+    for (const path of ['server.host', 'server.port', 'server', 'secretStore.type'])
+      expect(odd.stderr).toContain(`${path}: `)
+    expect((await command(['--server-file', '/nowhere.json'])).stderr).toContain(
+      '/nowhere.json: cannot be read (ENOENT)',
+    )
+    expect((await command([])).code).toBe(64)
+    expect((await command(['--server', 'x'])).code).toBe(64)
+  })
 })
 
 describe('uninstall', () => {
