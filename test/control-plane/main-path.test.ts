@@ -32,3 +32,15 @@ test('a person asks, an admin approves, the connector grants, time ends it', asy
   expect(await scene.status(id)).toBe('Expired')
   expect(await scene.fake.claim()).toEqual([])
 })
+
+test('the audit says whose grant can become root on the server', async () => {
+  const scene = await stage()
+  await scene.grant({ permission: 'sudo' })
+  const { items } = await scene.admin.ok('GET', '/api/v1/audit?limit=5')
+  expect(items).toContainEqual(
+    expect.objectContaining({
+      action: 'grant.created',
+      detail: expect.objectContaining({ groups: ['sudo'], rootEquivalent: ['sudo'] }),
+    }),
+  )
+})

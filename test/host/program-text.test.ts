@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { programInput } from '../../src/host/parameters.ts'
 import { PROGRAM_END, programFor, withoutComments } from '../../src/host/program-text.ts'
+import { ROOT_EQUIVALENT_GROUPS } from '../../src/protocol/root-equivalent.ts'
 import { runCommand } from '../hosts/command.ts'
 
 const source = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
@@ -23,6 +24,11 @@ describe('the program as it is sent', () => {
   it('lost its comments and nothing else: every text that it carries is whole', async () => {
     expect(programFor('uninstall')).not.toMatch(/^\s*#/m)
     expect(await variables(programFor('uninstall'))).toBe(await variables(source))
+  })
+
+  it('knows the same groups as good as root as the control plane does', () => {
+    const powers = /^\s*POWERS=' (.*) '$/m.exec(source)?.[1]?.split(' ')
+    expect(powers).toEqual([...ROOT_EQUIVALENT_GROUPS])
   })
 
   it('is a text that its own heredoc can carry', () => {

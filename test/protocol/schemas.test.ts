@@ -69,6 +69,7 @@ describe('policy', () => {
   it('defaults to the safer value of each', () => {
     expect(Policy.parse({})).toEqual({
       existingUser: 'refuse',
+      homes: 'archive',
       onRevoke: 'lock',
       hostKeys: 'trust_on_first_use',
       trust: 'root_file',

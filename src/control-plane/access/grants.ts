@@ -8,6 +8,7 @@
  */
 import { Grant } from '../../protocol/grant.ts'
 import type { Integration, Server } from '../../protocol/integration.ts'
+import { rootEquivalent } from '../../protocol/root-equivalent.ts'
 import type { Tx } from '../store/store.ts'
 import { audit } from './audit.ts'
 import { type Deps, newId } from './deps.ts'
@@ -133,6 +134,14 @@ export const createGrant = async (tx: Tx, deps: Deps, fresh: NewGrant): Promise<
     createdAt: now,
   }
   checkFitsProtocol(grant)
+  const powers = rootEquivalent(grant.groups)
+  await audit(tx, deps, request.decidedBy ?? user.id, 'grant.created', id, {
+    person: user.email,
+    login: grant.login,
+    server: server.name,
+    groups: [...grant.groups],
+    ...(powers.length > 0 ? { rootEquivalent: powers } : {}),
+  })
   await tx.grants.put(grant)
   await openEnsureJob(tx, deps, grant)
   return grant
