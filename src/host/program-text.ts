@@ -9,10 +9,11 @@ import { readFileSync } from 'node:fs'
  *     # ------ title {change}       all that changes something, and the timer on the server
  *     # ------ title {inspect}      looking
  *     # ------ title {uninstall}    leaving
+ *     # ------ title {tests}        nobody: what tests read in the source
  */
-const SECTION = /^# -{20,} .*\{(all|change|inspect|uninstall)\}$/
+const SECTION = /^# -{20,} .*\{(all|change|inspect|uninstall|tests)\}$/
 
-type Audience = 'all' | 'change' | 'inspect' | 'uninstall'
+type Audience = 'all' | 'change' | 'inspect' | 'uninstall' | 'tests'
 
 interface Section {
   readonly audience: Audience

@@ -143,6 +143,8 @@ take_lock() {
   done
 }
 
+forget() { rm -f "$@"; }
+
 # fsync of one file or folder; tools too old for that sync everything
 flush() { sync "$1" 2>/dev/null || sync; }
 
@@ -200,7 +202,7 @@ disown_ledger() {
   for file in "$STATE/logins/"*; do
     set -f
     { read_login "${file##*/}" && find_account "$L_login" && [ "$A_uid" = "$L_uid" ]; } || continue
-    rm -f "$KEYS/$L_login"
+    forget "$KEYS/$L_login"
     adopted || account_off "$L_login"
   done
   set -f
@@ -311,7 +313,7 @@ prune_tombstones() {
     function flush() { if (state == "absent" && end < before) print file }
     FNR == 1 { flush(); file = FILENAME; state = ""; end = before }
     $1 == "state" { state = $2 } $1 == "not_after" { end = $2 }
-    END { flush() }' "$@" | while read -r file; do rm -f "$file"; done
+    END { flush() }' "$@" | while read -r file; do forget "$file"; done
 }
 
 # ------------------------------------------------------------ fence {change}
@@ -755,7 +757,7 @@ write_root_trust() {
   lines=$(trust_lines)
   if [ -z "$lines" ]; then
     [ -e "$KEYS/$P_login" ] || return 0
-    WORDS=$(rm -f "$KEYS/$P_login" 2>&1) || return 1
+    WORDS=$(forget "$KEYS/$P_login" 2>&1) || return 1
     CHANGED=true
     return
   fi
@@ -822,9 +824,9 @@ install_dropin() {
   # sshd -t wants this folder, which exists only while sshd was started by its own unit
   [ -d /run/sshd ] || mkdir -m 755 /run/sshd 2>/dev/null
   WORDS=$(sshd -t 2>&1) || fail sshd_refused_config "before our change: $WORDS"
-  rm -f "$STATE/$3"
+  forget "$STATE/$3"
   printf '%s\n' "$2" | replace_file "$1" 644 || fail read_only "$DROPINS"
-  WORDS=$(sshd -t 2>&1) || { rm -f "$1"; fail sshd_refused_config "$WORDS"; }
+  WORDS=$(sshd -t 2>&1) || { forget "$1"; fail sshd_refused_config "$WORDS"; }
   reload_sshd || fail sshd_refused_config "$WORDS"
   : >"$STATE/$3"
 }
@@ -840,11 +842,10 @@ Match User $P_login
 	AuthorizedKeysFile ${before:+${before% } }$KEYS/%u" "told.$P_login"
 }
 
-# FILE MARK: sshd forgets a setting of ours.
+# FILE MARK: sshd forgets a setting of ours. The mark goes last, so that a run that died in between is caught up with.
 remove_dropin() {
-  rm -f "$STATE/$2"
-  [ -e "$1" ] || return 0
-  rm -f "$1" && sshd -t 2>/dev/null && reload_sshd
+  [ -e "$1" ] || [ -e "$STATE/$2" ] || return 0
+  forget "$1" && sshd -t 2>/dev/null && reload_sshd && forget "$STATE/$2"
 }
 
 # Live sessions survive a reload.
@@ -915,7 +916,7 @@ ours() {
 # The grant stands in the ledger as given and the login does not stand there any more: somebody with root took the record
 # away. What can be told for ours is switched off, and the end is never called confirmed.
 end_unknown() {
-  rm -f "$KEYS/$P_login"
+  forget "$KEYS/$P_login"
   if find_account "$P_login" && [ "$A_source" = local ] &&
     { in_group "$MANAGED_ROOT_FILE" "$P_login" || in_group "$MANAGED_HOME" "$P_login"; }; then
     account_off "$P_login" || doomed "usermod: $WORDS"
@@ -1038,7 +1039,7 @@ end_adopted() {
   [ -z "$taken" ] || [ $# = 0 ] || residue process false "$(($# / 3)) processes of the adopted login keep groups until they end"
   [ -z "$OTHERS" ] || return 0
   remove_dropin "$(adopted_dropin)" "told.$P_login" || doomed "sshd: $WORDS"
-  [ -n "$DOOMED" ] || rm -f "$STATE/logins/$P_login"
+  [ -n "$DOOMED" ] || forget "$STATE/logins/$P_login"
 }
 
 # Another grant lives, but with fewer groups: running shells would keep the old ones. New logins work afterwards.
@@ -1233,7 +1234,7 @@ end_lingering() {
   for name in $BODIES; do
     [ -e "/var/lib/systemd/linger/$name" ] || continue
     have loginctl && bounded loginctl disable-linger "$name" >/dev/null 2>&1
-    rm -f "/var/lib/systemd/linger/$name"
+    forget "/var/lib/systemd/linger/$name"
     if [ -e "/var/lib/systemd/linger/$name" ]; then residue linger false "$name"; else residue linger true "$name"; fi
     CHANGED=true
   done
@@ -1319,7 +1320,7 @@ install_timer() {
   [ -z "$standing" ] || ! timer_stands || { EXPIRY=full; return; }
   find_scheduler
   [ -n "$SCHEDULER" ] || return 0
-  rm -f "$STATE/timer"
+  forget "$STATE/timer"
   [ -n "$standing" ] || program_file | replace_file "$STATE/program" 600 || return 0
   "schedule_$SCHEDULER" >/dev/null 2>&1 && echo "$SCHEDULER" | replace_file "$STATE/timer" 600 && EXPIRY=full
   return 0
@@ -1342,15 +1343,15 @@ root_crontab() { crontab -l 2>/dev/null | grep -vxF -e "$CRON_LINE"; }
 remove_timer() {
   if [ -e "$UNITS/$TIMER.timer" ]; then
     bounded systemctl -q disable --now "$TIMER.timer" >/dev/null 2>&1
-    rm -f "$UNITS/$TIMER.timer" "$UNITS/$TIMER.service" "$UNITS/timers.target.wants/$TIMER.timer" "/var/lib/systemd/timers/stamp-$TIMER.timer"
+    forget "$UNITS/$TIMER.timer" "$UNITS/$TIMER.service" "$UNITS/timers.target.wants/$TIMER.timer" "/var/lib/systemd/timers/stamp-$TIMER.timer"
     bounded systemctl daemon-reload >/dev/null 2>&1
   fi
-  rm -f "$CRON"
+  forget "$CRON"
   if have crontab && crontab -l 2>/dev/null | grep -qxF -e "$CRON_LINE"; then
     kept=$(root_crontab)
     if [ -n "$kept" ]; then printf '%s\n' "$kept" | crontab -; else crontab -r; fi
   fi
-  rm -f "$STATE/program" "$STATE/timer"
+  forget "$STATE/program" "$STATE/timer"
 }
 
 # What the timer runs: the same end as a job's, for every grant whose time is over by this server's clock.
@@ -1425,7 +1426,7 @@ delete_login() {
   [ "$LEFT" = 0 ] || fail revoke_incomplete "$(living)"
   put_home_away
   for name in $BODIES; do account_delete "$name" || fail account_change_failed "userdel: $WORDS"; done
-  rm -f "$KEYS/$L_login" "$STATE/logins/$L_login"
+  forget "$KEYS/$L_login" "$STATE/logins/$L_login"
   ACCOUNT=deleted CHANGED=true
 }
 
@@ -1442,14 +1443,13 @@ put_home_away() {
     ! grep -q " ${home}[/ ]" /proc/self/mounts || fail cleanup_failed "something is mounted at or below $home"
     own_folder "$ARCHIVE" 700
     [ ! -e "$HOME_KEPT" ] || fail cleanup_failed "$HOME_KEPT is in the way"
-    mv "$home" "$HOME_KEPT" || fail cleanup_failed "mv $home $HOME_KEPT"
+    move_home "$home" "$HOME_KEPT" || fail cleanup_failed "mv $home $HOME_KEPT"
   fi
-  if [ "$P_homes" = delete ]; then
-    rm -rf "$HOME_KEPT"
-    rmdir "$ARCHIVE" 2>/dev/null
-  fi
+  [ "$P_homes" != delete ] || delete_home
   [ -e "$HOME_KEPT" ] || HOME_KEPT=''
 }
+move_home() { mv "$1" "$2"; }
+delete_home() { rm -rf "$HOME_KEPT"; rmdir "$ARCHIVE" 2>/dev/null; }
 
 # ------------------------------------------------------------ uninstall: as if we had never been here {uninstall}
 
@@ -1461,19 +1461,23 @@ uninstall() {
   for file in "$@"; do
     P_login=${file##*/}
     { [ -f "$file" ] && read_login "$P_login"; } || continue
-    if adopted; then remove_dropin "$(adopted_dropin)" "told.$P_login" && rm -f "$KEYS/$P_login"; else delete_login; fi
+    if adopted; then remove_dropin "$(adopted_dropin)" "told.$P_login" && forget "$KEYS/$P_login"; else delete_login; fi
   done
   remove_timer
   remove_dropin "$DROPIN" sshd-told || fail sshd_refused_config 'after our setting was taken back'
   for group in $MANAGED_ROOT_FILE $MANAGED_HOME; do
     ! group_is_local "$group" || group_delete "$group" || fail account_change_failed "groupdel $group: $WORDS"
   done
-  [ ! -d "$KEYS" ] || rmdir "$KEYS" || fail cleanup_failed "$KEYS is not empty"
-  # The lock stays: whoever waits for it must not wait for another one than the next who comes.
-  if [ "$P_keep_uids" = no ]; then rm -rf "$STATE"; else rm -rf "$STATE/grants" "$STATE/logins" "$STATE/ledger"; fi
+  drop_folder "$KEYS" || fail cleanup_failed "$KEYS is not empty"
+  delete_ledger
   field changed true
   finish ok
 }
+# The lock stays: whoever waits for it must not wait for another one than the next who comes.
+delete_ledger() {
+  if [ "$P_keep_uids" = no ]; then rm -rf "$STATE"; else rm -rf "$STATE/grants" "$STATE/logins" "$STATE/ledger"; fi
+}
+drop_folder() { [ ! -d "$1" ] || rmdir "$1"; }
 group_delete() { patiently groupdel "$1"; }
 
 # ------------------------------------------------------------ inspect: look, change nothing {inspect}
@@ -1691,6 +1695,13 @@ inspect_ledger() {
     field ledger "${file##*/} $R_generation $R_epoch $R_state $intact"
   done
 }
+
+# ------------------------------------------------------------ every function that changes something by itself {tests}
+
+KILL_POINTS='own_folder take_lock forget replace_file account_off account_expire account_on account_delete
+make_login finish_login join_group leave_group write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
+end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home group_delete
+delete_ledger drop_folder'
 
 # ------------------------------------------------------------ begin {all}
 

@@ -139,7 +139,7 @@ export const makePerson = async (host: TestHost, controlPath?: string) => {
   const stay = (certificatePath: string, as = 'dana') =>
     sshSession({ host, user: as, privateKeyPath: key.privateKeyPath, certificatePath })
 
-  return { key, link, request, present, absent, login, stay }
+  return { key, link, request, keep: keepCertificate, present, absent, login, stay }
 }
 
 export type Person = Awaited<ReturnType<typeof makePerson>>

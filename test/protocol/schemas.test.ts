@@ -16,7 +16,7 @@ describe('a job', () => {
       ...ensureJob(),
       integration: {
         ...ensureJob().integration,
-        policy: { ...ensureJob().integration.policy, uidRange: [20000, 59999] },
+        policy: { ...ensureJob().integration.policy, homes: 'archive', uidRange: [20000, 59999] },
       },
     })
   })
