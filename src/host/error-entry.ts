@@ -30,3 +30,11 @@ export const where = (facts: ErrorFacts): string => `${facts.host ?? 'the server
 
 /** The line that makes the connection user root, as it stands in the documentation. */
 export const sudoersLine = (facts: ErrorFacts): string => `${user(facts)} ALL=(ALL) NOPASSWD:ALL`
+
+/** In sshd_config, for the logins that we make; a `Match` block at the end or in a file of sshd_config.d. */
+export const forOurLogins = (...settings: readonly string[]): string =>
+  [
+    'In sshd_config, then sshd -t && systemctl reload ssh:',
+    'Match Group apono-managed',
+    ...settings.map((setting) => `\t${setting}`),
+  ].join('\n')

@@ -1,5 +1,5 @@
 import { accessErrors } from './access-errors.ts'
-import type { ErrorEntry, ErrorFacts } from './error-entry.ts'
+import { type ErrorEntry, type ErrorFacts, forOurLogins } from './error-entry.ts'
 import { problemErrors } from './problem-errors.ts'
 
 export type { ErrorFacts, FixedBy } from './error-entry.ts'
@@ -252,7 +252,8 @@ export const errorTable = {
     retryable: false,
     fixedBy: 'server admin',
     seen: 'sshd would not let this login in: AllowUsers, DenyUsers, AllowGroups or DenyGroups',
-    hint: () => 'Let the group apono-managed in: add it to AllowGroups, or the logins to AllowUsers, in sshd_config.',
+    hint: () =>
+      `Take them out of DenyUsers and DenyGroups, or let them in. ${forOurLogins('AllowUsers *', 'AllowGroups apono-managed')}`,
   },
   login_unusable: {
     retryable: false,

@@ -1,12 +1,4 @@
-import type { ErrorEntry } from './error-entry.ts'
-
-/** In sshd_config, for the logins that we make; a `Match` block at the end or in a file of sshd_config.d. */
-const forOurLogins = (...settings: readonly string[]): string =>
-  [
-    'In sshd_config, then sshd -t && systemctl reload ssh:',
-    'Match Group apono-managed',
-    ...settings.map((setting) => `\t${setting}`),
-  ].join('\n')
+import { type ErrorEntry, forOurLogins } from './error-entry.ts'
 
 /**
  * What only `inspect` says: nothing has failed yet, and access would, or would be weaker than it looks. Where `ensure`

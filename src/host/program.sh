@@ -1580,11 +1580,12 @@ sshd_settings() { sshd -T $options -C "user=$1,host=localhost,addr=127.0.0.1" 2>
 # made exceptions. Where none is there and exceptions are, nothing is certain.
 inspect_newcomer() {
   bad=error
-  member=$(awk -F: -v name="$MANAGED_ROOT_FILE" '$1 == name { sub(/,.*/, "", $4); print $4 }' /etc/group)
+  member=$(members "$MANAGED_ROOT_FILE" | while read -r name; do [ ! -f "$STATE/logins/$name" ] || echo "$name"; done | head -n 1)
   if [ -n "$member" ]; then settings=$(sshd_settings "$member")
   elif grep -rls "$MANAGED_ROOT_FILE" /etc/ssh/sshd_config "$DROPINS" | grep -qvxF "$DROPIN"; then bad=warning; fi
   P_login=$newcomer
-  sshd_lets_in || echo "$bad login_not_allowed $refusing"
+  # shellcheck disable=SC2086  # words, on one line
+  sshd_lets_in || echo "$bad login_not_allowed" $refusing
   printf '%s\n' "$settings" | awk -v bad="$bad" -v member="$member" -v keys="$KEYS/%u" '
     function lacks(word) { return !index("," $2 ",", "," word ",") }
     $1 == "authorizedkeysfile" && member != "" && $2 != keys { print "error trust_not_effective", $0 }
@@ -1651,11 +1652,11 @@ inspect_names() {
     }' /etc/nsswitch.conf 2>/dev/null | problems
   [ ! -S /run/nscd/socket ] || problem warning name_cache nscd
   awk -F: '$2 < 60000 && $2 + $3 > 20000 { print "warning uid_range_shared", $0 }' /etc/subuid 2>/dev/null | problems
-  awk -F: -v a="$MANAGED_ROOT_FILE" -v b="$MANAGED_HOME" '$1 == a || $1 == b { gsub(/,/, "\n", $4); print $4 }' /etc/group |
-    while read -r name; do
-      [ -z "$name" ] || [ -f "$STATE/logins/$name" ] || problem warning managed_group_foreign "$name"
-    done
+  for group in "$MANAGED_ROOT_FILE" "$MANAGED_HOME"; do
+    members "$group" | while read -r name; do [ -f "$STATE/logins/$name" ] || problem warning managed_group_foreign "$name"; done
+  done
 }
+members() { awk -F: -v name="$1" '$1 == name && $4 != "" { gsub(/,/, "\n", $4); print $4 }' /etc/group; }
 
 # Whether this server can end sessions with nobody else alive: the timer is made with the first grant.
 inspect_expiry() {
