@@ -1,9 +1,11 @@
 #!/bin/sh
-# Base images, one name per argument: debian:SUITE-slim or node:MAJOR-SUITE-slim.
+# Base images, one name per argument: debian:SUITE-slim or node:MAJOR-SUITE-slim; with --pull-only any name.
 #
 # Each is taken where it is cheapest: present, else made by us before, else pulled, else made here.
 # What we make (no public registry reachable) gets a name of ours, apono-local/NAME, because a
 # home-made image under a public name would lie to everything else on this machine.
+#
+# --pull-only: nothing is made, and what can't be pulled is no failure: its line ends after the equals sign.
 #
 # stdout: one line NAME=NAME-TO-USE per argument. stderr: what is going on.
 set -eu
@@ -180,6 +182,22 @@ pull() {
   fi
 }
 
+# Sets $provided to $1, or to nothing. Where one pull took long to fail, the registry is out of reach: no other is tried.
+pulled_or_not() {
+  provided=$1
+  present "$1" && return
+  provided=
+  [ -z "$unreachable" ] || return 0
+  say "pulling $1"
+  begun=$(date +%s)
+  if pull "$1"; then
+    provided=$1
+    return
+  fi
+  say "cannot pull $1 from here"
+  [ $(($(date +%s) - begun)) -lt 20 ] || unreachable=1
+}
+
 make() {
   case $1 in
     debian:*-slim)
@@ -195,9 +213,14 @@ make() {
   esac
 }
 
-[ $# -gt 0 ] || fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim ...'
+provide_by=provide unreachable=
+if [ "${1:-}" = --pull-only ]; then
+  provide_by=pulled_or_not
+  shift
+fi
+[ $# -gt 0 ] || fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim ... | --pull-only NAME ...'
 docker info >/dev/null 2>&1 || fail 'no container engine answers: run docker/engine.sh first'
 for image in "$@"; do
-  provide "$image"
+  "$provide_by" "$image"
   printf '%s=%s\n' "$image" "$provided"
 done

@@ -83,6 +83,13 @@ need_base_images() {
   done
 }
 
+# The servers that tests run on: their base images and their own, made where they are missing or have changed.
+prepare_hosts() {
+  APONO_TEST_BASES=$(sh scripts/progress.sh 'preparing the test hosts' node_modules/.bin/node test/hosts/prepare.ts) ||
+    fail 'no test hosts (see above)'
+  export APONO_TEST_BASES
+}
+
 # In a subshell: the rest, npm's first places in PATH included, stays as it was.
 (
   PATH=$(outer_path)
@@ -96,11 +103,13 @@ case $verb in
   setup)
     need_compose
     need_base_images debian:bookworm-slim node:24-bookworm-slim
+    prepare_hosts
     sh scripts/image.sh >/dev/null || exit
     ;;
   test)
     need_compose
     need_base_images debian:bookworm-slim node:24-bookworm-slim
+    prepare_hosts
     say 'running the tests'
     exec node_modules/.bin/node node_modules/vitest/vitest.mjs run "$@"
     ;;

@@ -1,3 +1,4 @@
+import { BASES_VARIABLE, findOptionalBases } from './bases.ts'
 import { removeAtExit, removeOwnRun, sweepDeadRuns } from './cleanup.ts'
 import { hostImage, IMAGE_VARIABLE } from './image.ts'
 import { ownRun, RUN_VARIABLE } from './run.ts'
@@ -9,6 +10,8 @@ export default async function setup(): Promise<() => void> {
   removeAtExit({ signals: false })
   sweepScratch()
   await sweepDeadRuns()
+  // `npm test` has looked (prepare.ts); who starts the runner by hand has not.
+  process.env[BASES_VARIABLE] ??= await findOptionalBases()
   process.env[IMAGE_VARIABLE] = await hostImage()
   return () => {
     removeOwnRun()

@@ -26,7 +26,8 @@ import {
 } from './accounts.ts'
 import { removeContainers, runLabels, whileStarting } from './cleanup.ts'
 import { type CommandResult, mustRun, runCommand } from './command.ts'
-import { type HostKind, hostImage, type RunOptions, runOptions } from './image.ts'
+import { hostImage, runOptions } from './image.ts'
+import type { HostKind } from './kinds.ts'
 import { type KeyPair, keygen } from './openssh.ts'
 
 export type HostOptions = {
@@ -41,8 +42,6 @@ export type HostOptions = {
   env?: Record<string, string>
   /** A shell script run as root once sshd listens, for example to break something. Must exit 0. */
   setup?: string
-  /** What this host needs from the engine beyond what its kind needs. */
-  run?: RunOptions
 }
 
 export type ExecOptions = { input?: string; timeoutMs?: number; user?: string }
@@ -91,8 +90,8 @@ function hostContainer(image: string, key: KeyPair, options: HostOptions): Gener
   // Read when testcontainers first looks for the engine: getHost() would say `localhost`.
   process.env['TESTCONTAINERS_HOST_OVERRIDE'] ??= '127.0.0.1'
   const user = options.user ?? 'apono'
-  const run = runOptions(options.kind, options.run)
-  const container = new LoopbackContainer(image, run)
+  const run = runOptions(options.kind)
+  const container = new LoopbackContainer(image, run.init ?? true)
     .withAutoCleanup(false)
     .withPullPolicy(PullPolicy.neverPull())
     .withLabels(runLabels())
@@ -112,16 +111,15 @@ function hostContainer(image: string, key: KeyPair, options: HostOptions): Gener
  * protected field: checked with 12.2.0, and hosts.test.ts looks at what the engine made of it.
  */
 class LoopbackContainer extends GenericContainer {
-  readonly #run: RunOptions
+  readonly #init: boolean
 
-  constructor(image: string, run: RunOptions) {
+  constructor(image: string, init: boolean) {
     super(image)
-    this.#run = run
+    this.#init = init
   }
 
   protected override async beforeContainerCreated(): Promise<void> {
-    this.hostConfig.Init = this.#run.init ?? true
-    if (this.#run.processes !== undefined) this.hostConfig.PidsLimit = this.#run.processes
+    this.hostConfig.Init = this.#init
     const bindings: Record<string, { HostIp?: string }[]> = this.hostConfig.PortBindings ?? {}
     for (const binding of Object.values(bindings).flat()) binding.HostIp = '127.0.0.1'
   }

@@ -1,8 +1,8 @@
 #!/bin/sh
 # start-host [COMMAND...]: makes this container a host of its own, then becomes the command; by default starts cron
-# and atd and becomes sshd, which logs to stderr (docker logs).
+# and becomes sshd, which logs to stderr (docker logs).
 #
-#   CONNECTOR_USER   who the connector logs in as; default apono; made, with sudo, if there is no such login
+#   CONNECTOR_USER   who the connector logs in as; default apono; made, with sudo or doas, if there is no such login
 #   AUTHORIZED_KEY   the line for that user's authorized_keys
 #
 # Identity is made once: a container that is started again is the same host.
@@ -18,9 +18,13 @@ done
 
 user=${CONNECTOR_USER:-apono}
 if ! getent passwd "$user" >/dev/null; then
-  useradd --create-home --shell /bin/bash "$user"
-  echo "$user ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/$user"
-  chmod 0440 "/etc/sudoers.d/$user"
+  useradd --user-group --create-home --shell /bin/bash "$user"
+  if [ -e /etc/doas.conf ]; then
+    echo "permit nopass $user as root" >>/etc/doas.conf
+  else
+    echo "$user ALL=(ALL) NOPASSWD:ALL" >"/etc/sudoers.d/$user"
+    chmod 0440 "/etc/sudoers.d/$user"
+  fi
 fi
 if [ -n "${AUTHORIZED_KEY:-}" ]; then
   home=$(getent passwd "$user" | cut -d : -f 6)
@@ -38,6 +42,5 @@ if [ $# -gt 0 ]; then
   exec "$@"
 fi
 mkdir -p /run/sshd
-cron
-atd
+if command -v cron >/dev/null; then cron; else crond; fi
 exec /usr/sbin/sshd -D -e
