@@ -1631,7 +1631,7 @@ inspect_sudo() {
   sudo=$(readlink "/proc/$PPID/exe")
   case $sudo in */sudo*) ;; *) sudo=sudo ;; esac
   have "$sudo" || return 0
-  field sudo_version "$(printable "$("$sudo" -V 2>/dev/null | head -n 1)")"
+  field sudo_version "$(printable "$("$sudo" -V 2>&1 | head -n 1)")"
   # A password that somebody typed elsewhere may have let us in, for as long as sudo remembers it.
   bounded "$sudo" -n -l -U "$P_user" 2>/dev/null | awk '
     /may run/ { rules = 1 }

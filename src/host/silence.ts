@@ -36,9 +36,10 @@ const SIGNS: readonly Sign[] = [
   said('doas_broken', /^doas: (?:not installed setuid|syntax error|.* is writable by|.* is not owned by)/m),
   said('doas_denied', /^doas: (?:Operation not permitted|Authentication required|doas is not enabled)/m),
   said('connection_password_expired', /Password change required but no TTY|password (?:has|is) expired/i),
+  // Said before the question for a password, which is then the lesser trouble.
+  said('sudo_denied', /^sudo: (?:PAM account management error|account validation failure)/m),
   said('sudo_password_required', /a password is required|interactive authentication is required/),
   said('sudo_denied', /is not in the sudoers file|is not allowed to (?:run sudo|execute)|I'm afraid I can't do that/),
-  said('sudo_denied', /^sudo: (?:PAM account management error|account validation failure)/m),
   // bash before 5.1 and the Korn shells keep a here-document in a file.
   said('shell_needs_tmp', /can(?:no|')t create temp/),
   printed('no_shell', /^This account is currently not available/m),

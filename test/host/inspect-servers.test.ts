@@ -240,6 +240,15 @@ describe('inspect of places', () => {
   })
 })
 
+describe('inspect of a server with a directory', () => {
+  it('names it', () =>
+    withHost({ kind: 'ldap' }, async (host) => {
+      const { problems } = await look(host)
+      expect(problems).toMatchObject([{ code: 'directory_accounts', severity: 'warning' }])
+      expect(problems[0]?.message).toContain('(ldap)')
+    }))
+})
+
 describe('inspect as root', () => {
   it('needs no sudo, and sees that nobody else may log in', () =>
     withHost({ user: 'root', setup: 'rm -rf /usr/bin/sudo /etc/sudoers*' }, async (host) => {

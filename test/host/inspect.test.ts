@@ -83,6 +83,12 @@ const SYSTEM: readonly Case[] = [
     'warning directory_accounts',
   ],
   ['sss without sssd', "sed -i 's/^passwd:.*/passwd: sss files systemd/' /etc/nsswitch.conf"],
+  [
+    'a cache of names',
+    `mkdir /run/nscd
+    perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => "/run/nscd/socket", Listen => 1)'`,
+    'warning name_cache',
+  ],
   ['uids of containers', 'echo apono:10000:65536 >>/etc/subuid', 'warning uid_range_shared'],
   ['uids of containers above ours', 'echo apono:60000:65536 >>/etc/subuid'],
   [
@@ -105,7 +111,7 @@ const SYSTEM: readonly Case[] = [
 ]
 
 const RESTORE = `mkdir -p /run/sshd
-  rm -rf /etc/ssh/sshd_config.d/* /etc/own.conf /usr/sbin/getenforce
+  rm -rf /run/nscd /etc/ssh/sshd_config.d/* /etc/own.conf /usr/sbin/getenforce
   [ ! -e /root/flock ] || mv /root/flock /usr/bin/
   cp -a /root/etc/. /etc/
   cp -a /root/home-mode/. /home/`
