@@ -22,12 +22,16 @@ export const change = async (host: TestHost, script: string): Promise<void> => {
 export const sshdSettings = (lines: readonly string[], file = '50-test.conf'): string =>
   `cat >/etc/ssh/sshd_config.d/${file} <<'END'\n${lines.join('\n')}\nEND\nsshd -t`
 
-/** A script that ends when sshd has read its configuration anew and listens again. */
+/**
+ * A script that ends when sshd has read its configuration anew and listens again. It closes its sockets first and starts
+ * itself anew then, so for a moment it has the old title and no sockets.
+ */
 export const RELOAD = `
   pid=$(pgrep -o -x sshd)
-  before=$(ls -l /proc/$pid/fd | grep socket:)
+  sockets() { ls -l /proc/$pid/fd 2>/dev/null | grep -o 'socket:.*' || true; }
+  before=$(sockets)
   kill -HUP $pid
-  until [ "$(ls -l /proc/$pid/fd 2>/dev/null | grep socket:)" != "$before" ] && grep -qa listener /proc/$pid/cmdline; do sleep 0.02; done`
+  until now=$(sockets); [ -n "$now" ] && [ "$now" != "$before" ] && grep -qa listener /proc/$pid/cmdline; do sleep 0.02; done`
 
 /**
  * A script that leaves the host's own sshd on another port and starts one with these arguments in its place; \`before\`
