@@ -240,6 +240,16 @@ describe('inspect of places', () => {
   })
 })
 
+describe('inspect of an old server', () => {
+  it('reads what OpenSSH 8.4 says', () =>
+    withHost({ kind: 'debian11' }, async (host) => {
+      expect((await look(host)).ssh.version).toMatch(/^OpenSSH_8\.4/)
+      expect(told(await look(host))).toEqual([])
+      await change(host, sshdSettings(['PubkeyAcceptedKeyTypes ssh-ed25519', 'AllowUsers apono']))
+      expect(told(await look(host))).toEqual(['error key_type_refused', 'error login_not_allowed'])
+    }))
+})
+
 describe('inspect of a server with a directory', () => {
   it('names it', () =>
     withHost({ kind: 'ldap' }, async (host) => {
