@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { expect, it } from 'vitest'
 import { errorTable } from '../../src/host/errors.ts'
 import { ERRORS_PAGE, errorsPage } from '../../src/host/errors-page.ts'
+import { problemErrors } from '../../src/host/problem-errors.ts'
 
 it('docs/errors.md is what the table says: run `npm run docs` after changing it', () => {
   expect(readFileSync(ERRORS_PAGE, 'utf8')).toBe(errorsPage())
@@ -19,8 +20,11 @@ it('every code that the program prints is in the table', () => {
   const program = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
   const printed = [
     ...program.matchAll(/\bfail ([a-z_]+)/g),
-    ...program.matchAll(/problem "(?:error|warning) ([a-z_]+)/g),
-  ]
-  expect(printed.length).toBeGreaterThan(30)
-  for (const [, code] of printed) expect(Object.keys(errorTable)).toContain(code)
+    ...program.matchAll(/(?:\bproblem |")(?:error|warning|\$bad) ([a-z_]+)/g),
+    ...program.matchAll(/\bbad\)?, "([a-z_]+)"/g),
+  ].map(([, code]) => code)
+  expect(printed.length).toBeGreaterThan(60)
+  for (const code of printed) expect(Object.keys(errorTable)).toContain(code)
+  const onlyInspect = Object.keys(problemErrors).filter((code) => code !== 'list_cut')
+  expect(printed).toEqual(expect.arrayContaining(onlyInspect))
 })
