@@ -69,16 +69,13 @@ const collect = (channel: ClientChannel, stdin: string, facts: ErrorFacts): Prom
     const overflow = (): void => reject(new JobError('output_too_large', 'more output than a job can produce', facts))
     const stdout = collector(overflow)
     const stderr = collector(overflow)
-    let exit: { code: number | null; signal: string | null } = { code: null, signal: null }
     channel.on('data', stdout.add)
     channel.stderr.on('data', stderr.add)
     channel.on('error', () => undefined)
     channel.stderr.on('error', () => undefined)
-    channel.on('exit', (code: number | null, signal?: string) => {
-      exit = { code, signal: signal ?? null }
-    })
-    channel.on('close', () => {
-      resolve({ stdout: stdout.text(), stderr: stderr.text(), exitCode: exit.code, exitSignal: exit.signal })
+    // Not at `exit`: that may have come before we could listen, in the packet that said that the command began.
+    channel.on('close', (code?: number | null, signal?: string) => {
+      resolve({ stdout: stdout.text(), stderr: stderr.text(), exitCode: code ?? null, exitSignal: signal ?? null })
     })
     channel.end(stdin)
   })

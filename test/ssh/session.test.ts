@@ -107,6 +107,21 @@ describe('a session', () => {
     })
   })
 
+  test('learns the exit status of a command whose whole life arrives at once', async () => {
+    // We look at the socket every 40 ms only, as on a busy machine: by then all of it has come.
+    const busy = setInterval(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 40), 0)
+    try {
+      await using(async (session) => {
+        for (let n = 0; n < 5; n++) {
+          expect(await session.exec('exit 3', '', { timeoutMs: 3000 })).toMatchObject({ exitCode: 3 })
+          expect(await session.exec('kill -TERM $$', '', { timeoutMs: 3000 })).toMatchObject({ exitSignal: 'SIGTERM' })
+        }
+      })
+    } finally {
+      clearInterval(busy)
+    }
+  })
+
   test('does not wait for acknowledgements: a warm exec is far below the 40 ms of Nagle', async () => {
     await using(async (session) => {
       const times: number[] = []
