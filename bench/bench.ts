@@ -10,9 +10,11 @@ import { parseArgs } from 'node:util'
 import { removeAtExit, sweepDeadRuns } from '../test/hosts/cleanup.ts'
 import { sweepScratch } from '../test/hosts/scratch.ts'
 import { grantLatency } from './grant-latency.ts'
+import { hostEnsure } from './host-ensure.ts'
+import { hostProgramBytes, hostRevoke } from './host-revoke.ts'
 import type { Figure, Subject } from './measure.ts'
 
-const subjects: readonly Subject[] = [grantLatency]
+const subjects: readonly Subject[] = [grantLatency, hostEnsure, hostRevoke, hostProgramBytes]
 
 const { values } = parseArgs({ options: { json: { type: 'string' }, only: { type: 'string', default: '' } } })
 

@@ -1,14 +1,11 @@
 import path from 'node:path'
 import { ensurePresent } from '../src/host/host-program.ts'
 import type { HostLink } from '../src/host/link.ts'
-import { systemClock } from '../src/observability/clock.ts'
-import { parsePrivateKey } from '../src/secrets/private-key.ts'
-import { secretOf } from '../src/secrets/secret.ts'
-import { connectSsh, type SshSession } from '../src/ssh/session.ts'
 import { makePerson, openSshLink, runContext } from '../test/host/person.ts'
 import { startHost, type TestHost } from '../test/hosts/hosts.ts'
 import { scratchDirectory } from '../test/hosts/scratch.ts'
-import { compare, type Pair, type Subject } from './measure.ts'
+import { connect, overNewConnection } from './connect.ts'
+import { asked, compare, type Pair, type Subject } from './measure.ts'
 
 /**
  * From a job in hand to the grant on the server: certificate, connection, `sudo sh -s`, the whole host program. The
@@ -16,27 +13,13 @@ import { compare, type Pair, type Subject } from './measure.ts'
  * configuration; warm, by a ControlMaster. Every run is a new hand-out (a higher epoch and a new certificate), so each
  * does a full `ensure` on a login that exists; `warm.noop` sends the same hand-out again.
  */
-const DEADLINES = { tcpMs: 10_000, handshakeMs: 15_000, channelMs: 10_000, keepaliveMs: 10_000 }
 const COLD_ROUNDS = 15
 const WARM_ROUNDS = 30
-
-const connect = (host: TestHost): Promise<SshSession> =>
-  connectSsh(
-    { host: host.address, port: host.port, user: host.user, addresses: [{ address: host.address, family: 4 }] },
-    parsePrivateKey({ privateKey: secretOf(host.connectorKey) }),
-    { known: host.hostKeys, policy: 'pinned' },
-    { clock: systemClock, deadlines: DEADLINES },
-  )
 
 const benchServer = async function* (host: TestHost, name: string, only: string) {
   const person = await makePerson(host)
   await person.present()
   const grant = (link: HostLink) => ensurePresent(link, runContext(), person.request({}, 'present'))
-  const cold = async (): Promise<void> => {
-    const session = await connect(host)
-    await grant(session)
-    session.close().catch(() => undefined)
-  }
   const session = await connect(host)
   const master = await openSshLink(host, path.join(scratchDirectory(), 'master'))
   // Made when it is first needed: any later hand-out would supersede it.
@@ -49,7 +32,7 @@ const benchServer = async function* (host: TestHost, name: string, only: string)
     {
       name: `grant.cold.${name}`,
       peer: 'ssh sudo sh -s, same program',
-      ours: cold,
+      ours: () => overNewConnection(host, grant),
       theirs: () => grant(person.link),
       rounds: COLD_ROUNDS,
     },
@@ -73,7 +56,7 @@ const benchServer = async function* (host: TestHost, name: string, only: string)
 }
 
 export const grantLatency: Subject = async function* (only) {
-  if (!'grant.'.startsWith(only) && !only.startsWith('grant.')) return
+  if (!asked(only, 'grant.')) return
   for (const name of ['web-1', 'web-2']) {
     const host = await startHost({ hostname: name })
     try {

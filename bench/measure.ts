@@ -13,6 +13,10 @@ export interface Figure {
 /** Yields the figures whose name begins with `only`, and does no work for the others. */
 export type Subject = (only: string) => AsyncGenerator<Figure>
 
+/** Whether any of the names, or of the names that begin like it, is asked for by `only`. */
+export const asked = (only: string, ...names: readonly string[]): boolean =>
+  names.some((name) => name.startsWith(only) || only.startsWith(name))
+
 export const median = (values: readonly number[]): number => {
   const sorted = [...values].sort((a, b) => a - b)
   const middle = sorted.length >> 1
@@ -20,7 +24,7 @@ export const median = (values: readonly number[]): number => {
   return (low + high) / 2
 }
 
-const timed = async (run: () => Promise<unknown>): Promise<number> => {
+export const timed = async (run: () => Promise<unknown>): Promise<number> => {
   const started = performance.now()
   await run()
   return performance.now() - started
@@ -32,12 +36,15 @@ export interface Pair {
   readonly ours: () => Promise<unknown>
   readonly theirs: () => Promise<unknown>
   readonly rounds: number
+  /** Before each round, not counted. */
+  readonly prepare?: () => Promise<unknown>
 }
 
 /** In turn, so that a machine that slows down slows both; the first round warms up and is not counted. */
-export const compare = async ({ name, peer, ours, theirs, rounds }: Pair): Promise<Figure> => {
+export const compare = async ({ name, peer, ours, theirs, rounds, prepare }: Pair): Promise<Figure> => {
   const [mine, others]: [number[], number[]] = [[], []]
   for (let round = 0; round <= rounds; round++) {
+    await prepare?.()
     const [a, b] = [await timed(ours), await timed(theirs)]
     if (round === 0) continue
     mine.push(a)
@@ -46,3 +53,13 @@ export const compare = async ({ name, peer, ours, theirs, rounds }: Pair): Promi
   const [value, peerValue] = [median(mine), median(others)]
   return { name, value, unit: 'ms', peer, peerValue, ratio: value / peerValue }
 }
+
+/** For what has no peer: the peer's value is what we set ourselves as the limit. */
+export const againstTarget = (name: string, value: number, unit: Figure['unit'], target: number): Figure => ({
+  name,
+  value,
+  unit,
+  peer: 'no peer: our own limit',
+  peerValue: target,
+  ratio: value / target,
+})

@@ -33,6 +33,8 @@ import { type KeyPair, keygen } from './openssh.ts'
 export type HostOptions = {
   /** Default: Debian 12 as the field has it. */
   kind?: HostKind
+  /** An image to take instead of the kind's: one that was built on it. */
+  image?: string
   /** Who the connector logs in as; default apono. One that does not exist is made, with sudo. */
   user?: string
   /** The connector's key, for hosts that share one; default: a new one. */
@@ -73,7 +75,7 @@ export type TestHost = {
 
 /** Starts a host and waits until its sshd listens. */
 export async function startHost(options: HostOptions = {}): Promise<TestHost> {
-  const image = await hostImage(options.kind)
+  const image = options.image ?? (await hostImage(options.kind))
   const key = options.connectorKey ?? (await keygen())
   const container = await whileStarting(() => hostContainer(image, key, options).start())
   const host = await describe(container, key, options)

@@ -1,0 +1,23 @@
+import { systemClock } from '../src/observability/clock.ts'
+import { parsePrivateKey } from '../src/secrets/private-key.ts'
+import { secretOf } from '../src/secrets/secret.ts'
+import { connectSsh, type SshSession } from '../src/ssh/session.ts'
+import type { TestHost } from '../test/hosts/hosts.ts'
+
+const DEADLINES = { tcpMs: 10_000, handshakeMs: 15_000, channelMs: 10_000, keepaliveMs: 10_000 }
+
+/** The product's own connection to a test host, host keys pinned. */
+export const connect = (host: TestHost): Promise<SshSession> =>
+  connectSsh(
+    { host: host.address, port: host.port, user: host.user, addresses: [{ address: host.address, family: 4 }] },
+    parsePrivateKey({ privateKey: secretOf(host.connectorKey) }),
+    { known: host.hostKeys, policy: 'pinned' },
+    { clock: systemClock, deadlines: DEADLINES },
+  )
+
+/** Does something over a new connection. That the connection closes afterwards is waited for by nobody. */
+export const overNewConnection = async (host: TestHost, run: (link: SshSession) => Promise<unknown>): Promise<void> => {
+  const session = await connect(host)
+  await run(session)
+  session.close().catch(() => undefined)
+}
