@@ -85,7 +85,7 @@ const firstPair = ({ ansible, start }: Bench): Pair & { readonly stop: () => Pro
       await ansible.disconnect()
       await stop()
       servers = [await start(), await start()]
-      persons = await Promise.all(servers.map(makePerson))
+      persons = await Promise.all(servers.map((host) => makePerson(host)))
       await ansible.target(servers.slice(1))
     },
     ours: async () => {
