@@ -109,7 +109,8 @@ need_account() {
 }
 
 # a,b,c -> LIST='a b c'. Names hold no blank, so the list may be split by the shell; `set -f` keeps it from globbing.
-split_groups() { LIST=$(printf '%s' "$1" | tr ',' ' '); }
+# shellcheck disable=SC2086  # is to be split
+split_groups() { IFS=,; set -- $1; unset IFS; LIST="$*"; }
 # WORD LIST...: is the word among the others?
 among() {
   needle=$1; shift
@@ -123,9 +124,12 @@ among() {
 own_folder() {
   [ -e "$1" ] || [ -L "$1" ] || mkdir -m "$2" "$1" 2>/dev/null
   # shellcheck disable=SC2012  # the name is ours
-  case $(ls -ldn "$1" 2>/dev/null | awk '{ print $1, $3 }') in
-    d????-??-*' 0') ;;
-    '') fail read_only "$1" ;;
+  listed=$(ls -ldn "$1" 2>/dev/null)
+  # shellcheck disable=SC2086  # mode, links, owner
+  set -- "$1" $listed
+  case ${2:-}.${4:-} in
+    d????-??-*.0) ;;
+    .) fail read_only "$1" ;;
     *) fail ledger_unsafe "$1" ;;
   esac
 }
@@ -164,7 +168,12 @@ machine_identity() {
   id='' uuid=''
   [ ! -s /etc/machine-id ] || read -r id </etc/machine-id
   { [ ! -r /sys/class/dmi/id/product_uuid ] || read -r uuid </sys/class/dmi/id/product_uuid; } 2>/dev/null
-  MACHINE=$(printf '%s\n%s\napono\n' "$id" "$uuid" | sha256sum)
+  MACHINE=$(sha256sum <<END
+$id
+$uuid
+apono
+END
+  )
   MACHINE=${MACHINE%% *}
   [ "${#MACHINE}" -eq 64 ] || fail host_busy 'cannot start processes'
 }
@@ -225,11 +234,9 @@ read_record() {
 RECORDED='format host machine login cp person generation epoch state not_after content groups uid made_by trust_mode added
 removed powers shrinking origin since on_revoke root_processes sshd'
 
-grant_file() { printf '%s/grants/%s.%s' "$STATE" "$P_cp" "$P_grant"; }
-
 read_grant() {
   R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed=''
-  R_FILE=$(grant_file)
+  R_FILE=$STATE/grants/$P_cp.$P_grant
   [ -f "$R_FILE" ] && read_record R_ "$R_FILE"
 }
 
@@ -347,7 +354,9 @@ superseded() {
 }
 
 stored_result() {
-  sed -n 's/^result=//p' "$R_FILE" | grep -v '^changed ' | while IFS= read -r line; do say "field $line"; done
+  while IFS= read -r line; do
+    case $line in 'result=changed '*) ;; result=*) say "field ${line#*=}" ;; esac
+  done <"$R_FILE"
   field host_id "$HOST_ID"
   field changed false
   finish ok
@@ -363,9 +372,9 @@ find_account() {
   if [ -n "$entry" ]; then A_source=local
   elif entry=$(lookup passwd "$1") && [ -n "$entry" ]; then A_source=directory
   else return 1; fi
-  A_uid=$(printf '%s' "$entry" | cut -d: -f3)
-  A_gid=$(printf '%s' "$entry" | cut -d: -f4)
-  A_home=$(printf '%s' "$entry" | cut -d: -f6)
+  # shellcheck disable=SC2086  # is to be split
+  IFS=:; set -- $entry; unset IFS
+  A_uid=${3:-} A_gid=${4:-} A_home=${6:-}
 }
 
 is_account() { awk -F: -v name="$1" '$1 == name { found = 1 } END { exit !found }' /etc/passwd; }
