@@ -31,6 +31,8 @@ places() {
   VERSION=1
   # Membership in these is as good as root, so the end of such a grant is observed, not proven.
   POWERS=' root sudo wheel admin adm staff disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
+  NL='
+'
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
   CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS=''
@@ -47,7 +49,12 @@ fail() {
   finish failed
 }
 # Text that something else chose: printable ASCII only, at most 256 bytes.
-printable() { printf '%s' "$1" | tr '\n\t' '  ' | tr -cd '\040-\176' | cut -c1-256; }
+printable() {
+  case $1 in
+    *[!\ -~]*) printf '%s' "$1" | tr '\n\t' '  ' | tr -cd '\040-\176' | cut -c1-256 ;;
+    *) printf '%.256s' "$1" ;;
+  esac
+}
 have() { command -v "$1" >/dev/null 2>&1; }
 nap() { sleep "$1" 2>/dev/null || sleep 1; }
 # For what may wait on somebody else (a directory server, the person's own processes) while we hold the lock.
@@ -152,12 +159,17 @@ forget() { rm -f "$@"; }
 # fsync of one file or folder; tools too old for that sync everything
 flush() { sync "$1" 2>/dev/null || sync; }
 
-# FILE MODE, content on stdin: readers see the old file or the new one, and the new one survives a power cut.
+# FILE MODE TEXT: readers see the old file or the new one, and the new one survives a power cut.
 replace_file() {
   # A name with a dot in front: nothing that reads the folder takes it for a record, a trust line or a setting.
   new=${1%/*}/.new.${1##*/}
-  rm -f "$new"
-  (umask 077; cat >"$new") && chmod "$2" "$new" && flush "$new" && mv -f "$new" "$1" && flush "${1%/*}" && return
+  { [ ! -e "$new" ] && [ ! -L "$new" ]; } || rm -f "$new"
+  umask 077
+  printf '%s\n' "$3" >"$new"
+  written=$?
+  umask 022
+  [ "$written" = 0 ] && { [ "$2" = 600 ] || chmod "$2" "$new"; } &&
+    flush "$new" && mv -f "$new" "$1" && flush "${1%/*}" && return
   rm -f "$new"
   return 1
 }
@@ -201,8 +213,7 @@ create_ledger() {
   own_folder "$STATE" 700; own_folder "$STATE/grants" 700; own_folder "$STATE/logins" 700
   HOST_ID=$P_fresh_host
   machine_identity
-  printf 'format=%s\nhost=%s\nmachine=%s\n' "$FORMAT" "$HOST_ID" "$MACHINE" |
-    replace_file "$STATE/ledger" 600 || fail read_only "$STATE"
+  replace_file "$STATE/ledger" 600 "format=$FORMAT${NL}host=$HOST_ID${NL}machine=$MACHINE" || fail read_only "$STATE"
 }
 
 # A ledger made on another machine (a cloned image): its logins must not live on here, and nothing else is touched.
@@ -242,10 +253,19 @@ read_grant() {
 
 # STATE TRUST RESULT: the last two are ready-made lines. Never called in a pipe, so that `fail` ends the whole run.
 write_grant() {
-  printf '%s\n' "format=$FORMAT" "login=$P_login" "person=$P_person" "generation=$P_generation" "epoch=$P_epoch" \
-    "state=$1" "not_after=$R_not_after" "content=$P_content" "groups=$P_groups" "removed=$R_removed" \
-    "on_revoke=$P_on_revoke" "root_processes=$P_root_processes" "sshd=$P_sshd" "$2" "$3" |
-    replace_file "$R_FILE" 600 || ledger_failed
+  replace_file "$R_FILE" 600 "format=$FORMAT
+login=$P_login
+person=$P_person
+generation=$P_generation
+epoch=$P_epoch
+state=$1
+not_after=$R_not_after
+content=$P_content
+groups=$P_groups
+removed=$R_removed
+on_revoke=$P_on_revoke
+root_processes=$P_root_processes
+sshd=$P_sshd${2:+$NL$2}${3:+$NL$3}" || ledger_failed
 }
 
 # A grant that can't be recorded is not given. An end that can't be recorded is done all the same, and not confirmed:
@@ -272,10 +292,19 @@ damaged_login() {
 }
 
 write_login() {
-  printf '%s\n' "format=$FORMAT" "login=$L_login" "cp=$L_cp" "person=$L_person" "uid=$L_uid" "state=$L_state" \
-    "trust_mode=$L_trust_mode" "added=$L_added" "made_by=$L_made_by" "powers=$L_powers" "shrinking=$L_shrinking" \
-    "origin=$L_origin" "since=$L_since" |
-    replace_file "$STATE/logins/$L_login" 600 || ledger_failed
+  replace_file "$STATE/logins/$L_login" 600 "format=$FORMAT
+login=$L_login
+cp=$L_cp
+person=$L_person
+uid=$L_uid
+state=$L_state
+trust_mode=$L_trust_mode
+added=$L_added
+made_by=$L_made_by
+powers=$L_powers
+shrinking=$L_shrinking
+origin=$L_origin
+since=$L_since" || ledger_failed
 }
 
 # Every other grant of the login that is wanted now, as lines of "record groups" in OTHERS. Read once, and only whole: on
@@ -372,8 +401,10 @@ find_account() {
   if [ -n "$entry" ]; then A_source=local
   elif entry=$(lookup passwd "$1") && [ -n "$entry" ]; then A_source=directory
   else return 1; fi
+  IFS=:
   # shellcheck disable=SC2086  # is to be split
-  IFS=:; set -- $entry; unset IFS
+  set -- $entry
+  unset IFS
   A_uid=${3:-} A_gid=${4:-} A_home=${6:-}
 }
 
@@ -772,7 +803,7 @@ write_root_trust() {
   fi
   [ "$lines" = "$(cat "$KEYS/$P_login" 2>/dev/null)" ] && return
   CHANGED=true
-  printf '%s\n' "$lines" | replace_file "$KEYS/$P_login" 644
+  replace_file "$KEYS/$P_login" 644 "$lines"
 }
 
 # Runs the sh program $1 as the person, without a PAM session; arguments behind it. The person could stop it, so it has
@@ -834,7 +865,7 @@ install_dropin() {
   [ -d /run/sshd ] || mkdir -m 755 /run/sshd 2>/dev/null
   WORDS=$(sshd -t 2>&1) || fail sshd_refused_config "before our change: $WORDS"
   forget "$STATE/$3"
-  printf '%s\n' "$2" | replace_file "$1" 644 || fail read_only "$DROPINS"
+  replace_file "$1" 644 "$2" || fail read_only "$DROPINS"
   WORDS=$(sshd -t 2>&1) || { forget "$1"; fail sshd_refused_config "$WORDS"; }
   reload_sshd || fail sshd_refused_config "$WORDS"
   : >"$STATE/$3"
@@ -1330,8 +1361,8 @@ install_timer() {
   find_scheduler
   [ -n "$SCHEDULER" ] || return 0
   forget "$STATE/timer"
-  [ -n "$standing" ] || program_file | replace_file "$STATE/program" 600 || return 0
-  "schedule_$SCHEDULER" >/dev/null 2>&1 && echo "$SCHEDULER" | replace_file "$STATE/timer" 600 && EXPIRY=full
+  [ -n "$standing" ] || replace_file "$STATE/program" 600 "$(program_file)" || return 0
+  "schedule_$SCHEDULER" >/dev/null 2>&1 && replace_file "$STATE/timer" 600 "$SCHEDULER" && EXPIRY=full
   return 0
 }
 
@@ -1341,11 +1372,10 @@ program_file() {
   echo apono_expire
 }
 schedule_systemd() {
-  printf '%s\n' "$SERVICE_TEXT" | replace_file "$UNITS/$TIMER.service" 644 &&
-    printf '%s\n' "$TIMER_TEXT" | replace_file "$UNITS/$TIMER.timer" 644 &&
+  replace_file "$UNITS/$TIMER.service" 644 "$SERVICE_TEXT" && replace_file "$UNITS/$TIMER.timer" 644 "$TIMER_TEXT" &&
     bounded systemctl daemon-reload && bounded systemctl -q enable --now "$TIMER.timer"
 }
-schedule_cron() { printf '%s\n' "$CRON_TEXT" | replace_file "$CRON" 644; }
+schedule_cron() { replace_file "$CRON" 644 "$CRON_TEXT"; }
 schedule_busybox() { { root_crontab; echo "$CRON_LINE"; } | crontab -; }
 root_crontab() { crontab -l 2>/dev/null | grep -vxF -e "$CRON_LINE"; }
 
