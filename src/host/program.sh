@@ -232,12 +232,12 @@ disown_ledger() {
 
 # ------------------------------------------------------------ ledger: records {all}
 
-# PREFIX FILE: key=value lines into variables PREFIX+key. Keys are ours; values are never evaluated. `trust`, `result`
-# lines repeat and are read by those who need them.
+# PREFIX FILE: key=value lines into variables PREFIX+key. Keys are ours; values are never evaluated. `trust` and `result`
+# lines repeat: a grant's trust lines are kept whole in R_trust, results are read by those who need them.
 read_record() {
   while IFS= read -r line; do
     key=${line%%=*}
-    case $key in '' | *[!a-z_]*) continue ;; esac
+    case $1$key in *_ | *_*[!a-z_]*) continue ;; R_trust) R_trust=$R_trust$line$NL ;; esac
     # shellcheck disable=SC2086  # words
     ! among "$key" $RECORDED || eval "$1$key=\${line#*=}"
   done <"$2"
@@ -247,6 +247,7 @@ removed powers shrinking origin since on_revoke root_processes sshd'
 
 read_grant() {
   R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed=''
+  R_trust=''
   R_FILE=$STATE/grants/$P_cp.$P_grant
   [ -f "$R_FILE" ] && read_record R_ "$R_FILE"
 }
@@ -517,7 +518,7 @@ present() {
   preflight
   create_ledger
   R_not_after=$P_not_after
-  TRUST=$(trust_entries)
+  trust_entries
   write_grant applying "$TRUST" ''
   install_timer
   make_login
@@ -537,7 +538,10 @@ present() {
 preflight() {
   for tool in useradd usermod groupadd sha256sum awk; do have "$tool" || fail tool_missing "$tool"; done
   [ -w /etc/passwd ] || fail read_only /etc
-  [ -n "$P_ca_type" ] || grep -qs "^trust=$P_generation " "$R_FILE" || fail ledger_lost 'no trust line in the ledger'
+  [ -n "$P_ca_type" ] || case $NL$R_trust in
+    *"${NL}trust=$P_generation "*) ;;
+    *) fail ledger_lost 'no trust line in the ledger' ;;
+  esac
   check_login
   mode=${L_trust_mode:-$P_trust}
   [ "$mode" = root_file ] || have setpriv || fail tool_missing setpriv
@@ -742,36 +746,51 @@ leave_group() {
 
 # ------------------------------------------------------------ trust lines {change}
 
-# What this grant trusts, as ledger lines `trust=GENERATION VALID_BEFORE TYPE KEY`: earlier generations stay until their
-# own certificate ends, so that an extension never cuts off the certificate in the person's hand.
+# What this grant trusts, as ledger lines `trust=GENERATION VALID_BEFORE TYPE KEY` in TRUST: earlier generations stay until
+# their own certificate ends, so that an extension never cuts off the certificate in the person's hand.
 trust_entries() {
-  if [ -f "$R_FILE" ]; then
+  TRUST='' IFS=$NL
+  for line in $R_trust; do
+    unset IFS
+    # shellcheck disable=SC2086  # four words
+    set -- ${line#*=}
+    case $#.${2:-} in 4.*[!0-9]* | [!4]*) continue ;; esac
+    { [ "$2" -gt "$NOW" ] && { [ -z "$P_ca_type" ] || [ "$1" != "$P_generation" ]; }; } || continue
     # No line outlives the grant: a shortened one cuts its earlier lines where sshd knows times, else it drops them.
-    awk -v now="$NOW" -v generation="$P_generation" -v issue="$P_ca_type" -v end="$P_not_after" -v sshd="$P_sshd" '
-      sub(/^trust=/, "") && $2 > now && (issue == "" || $1 != generation) {
-        if ($2 > end) { if (sshd < 901) next; $2 = end }
-        print "trust=" $0
-      }' "$R_FILE"
-  fi
-  [ -z "$P_ca_type" ] || printf 'trust=%s %s %s %s\n' "$P_generation" "$P_not_after" "$P_ca_type" "$P_ca_key"
-}
-
-# All lines that sshd should find for the login now.
-trust_lines() {
-  { printf '%s\n' "$OTHERS" | cut -d' ' -f1; [ "$P_op" = absent ] || echo "$P_cp.$P_grant"; } | while read -r name; do
-    [ -n "$name" ] || continue
-    awk -v name="$name" -v now="$NOW" -v grant="${name#*.}" '
-      sub(/^trust=/, "") && $2 > now { print $1, $2, $3, $4, name, grant }' "$STATE/grants/$name"
-  done | while read -r generation before type key name grant; do
-    printf 'cert-authority,restrict,pty,principals="%s"%s %s %s apono:%s.%s\n' \
-      "$grant" "$(expiry_option "$before")" "$type" "$key" "$name" "$generation"
+    if [ "$2" -gt "$P_not_after" ]; then
+      [ "$P_sshd" -ge 901 ] || continue
+      line="trust=$1 $P_not_after $3 $4"
+    fi
+    TRUST=$TRUST${TRUST:+$NL}$line
   done
+  unset IFS
+  [ -z "$P_ca_type" ] || TRUST="$TRUST${TRUST:+$NL}trust=$P_generation $P_not_after $P_ca_type $P_ca_key"
 }
 
+# All lines that sshd should find for the login now, or a failure: no lines means that nobody is let in.
 # Only OpenSSH 9.1 and later reads a time in UTC; before, the certificate's own end stands alone.
-expiry_option() {
-  [ "$P_sshd" -ge 901 ] || return 0
-  stamp=$(date -u -d "@$1" +%Y%m%d%H%M%S 2>/dev/null) && printf ',expiry-time="%sZ"' "$stamp"
+trust_lines() {
+  set -- "$OTHERS"
+  IFS=$NL
+  for line in $1; do set -- "$@" "$STATE/grants/${line%% *}"; done
+  unset IFS
+  [ "$P_op" = absent ] || set -- "$@" "$R_FILE"
+  shift
+  [ $# -gt 0 ] || return 0
+  awk -v now="$NOW" -v sshd="$P_sshd" '
+    # Seconds since 1970 as sshd wants them; days are counted from March, so that a leap day is the last of its year.
+    function utc(t, d, era, y, m) {
+      d = int(t / 86400) + 719468; t %= 86400
+      era = int(d / 146097); d -= era * 146097
+      y = int((d - int(d / 1460) + int(d / 36524) - int(d / 146096)) / 365)
+      d -= 365 * y + int(y / 4) - int(y / 100)
+      m = int((5 * d + 2) / 153)
+      return sprintf("%04d%02d%02d%02d%02d%02dZ", era * 400 + y + (m > 9), (m + 2) % 12 + 1, d - int((153 * m + 2) / 5) + 1, t / 3600, t % 3600 / 60, t % 60)
+    }
+    sub(/^trust=/, "") && $2 > now {
+      name = FILENAME; sub(/.*\//, "", name); grant = name; sub(/^[^.]*[.]/, "", grant)
+      printf "cert-authority,restrict,pty,principals=\"%s\"%s %s %s apono:%s.%s\n", grant, sshd < 901 ? "" : ",expiry-time=\"" utc($2) "\"", $3, $4, name, $1
+    }' "$@"
 }
 
 install_trust() {
@@ -794,7 +813,7 @@ sshd_reads_trust() {
 
 # 0644: sshd reads it as the person.
 write_root_trust() {
-  lines=$(trust_lines)
+  lines=$(trust_lines) || { WORDS='the ledger cannot be read'; return 1; }
   if [ -z "$lines" ]; then
     [ -e "$KEYS/$P_login" ] || return 0
     WORDS=$(forget "$KEYS/$P_login" 2>&1) || return 1
@@ -835,7 +854,7 @@ mv -f "$temp" "$file" || exit 16
 exit 10'
 
 write_home_trust() {
-  lines=$(trust_lines)
+  lines=$(trust_lines) || { WORDS='the ledger cannot be read'; return 1; }
   printf '%s' "${lines:+$lines
 }" | as_login "$HOME_TRUST" sh "$A_home" "$P_cp"
   code=$?
