@@ -531,7 +531,8 @@ present() {
     [ "$LEFT" = 0 ] || fail group_change_failed "$(living)"
   fi
   activate
-  conclude present "$TRUST" "$(present_result)"
+  present_result
+  conclude present "$TRUST" "$RESULT"
 }
 
 # Everything that can refuse, before anything is changed.
@@ -671,16 +672,22 @@ activate() {
 
 present_result() {
   assurance=observed; [ -z "$L_powers" ] || assurance=root_was_possible
-  printf '%s\n' "uid $L_uid" "trust $L_trust_mode" "expiry $EXPIRY" "assurance $assurance" "changed $CHANGED"
-  if [ "$L_made_by" = "$P_grant" ]; then echo "created true"; else echo "created false"; fi
-  for group in $ADDED; do echo "group_added $group"; done
+  created=false; [ "$L_made_by" != "$P_grant" ] || created=true
+  RESULT="uid $L_uid${NL}trust $L_trust_mode${NL}expiry $EXPIRY${NL}assurance $assurance${NL}changed $CHANGED${NL}created $created"
+  for group in $ADDED; do RESULT="$RESULT${NL}group_added $group"; done
 }
 
 # STATE TRUST RESULT: into the ledger first, then to the connector.
 conclude() {
-  write_grant "$1" "$2" "$(printf '%s\n' "$3" | sed 's/^/result=/')"
+  IFS=$NL
+  # shellcheck disable=SC2086  # lines
+  set -- "$1" "$2" $3
+  unset IFS
+  state=$1 trust=$2 stored=''; shift 2
+  for line in "$@"; do stored=$stored${stored:+$NL}result=$line; done
+  write_grant "$state" "$trust" "$stored"
   [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
-  printf '%s\n' "$3" | while IFS= read -r line; do say "field $line"; done
+  for line in "$@"; do say "field $line"; done
   field host_id "$HOST_ID"
   finish ok
 }
