@@ -419,6 +419,15 @@ in_group() {
     END { exit !found }' /etc/group
 }
 
+# NAME...: in FOUND, which of these groups are local, and with a + in front those that the login is in, as in_group says.
+look_for_groups() {
+  FOUND=$(awk -F: -v names="$*" -v login="$P_login" -v gid="${A_gid:-none}" '
+    BEGIN { n = split(names, m, " "); for (i = 1; i <= n; i++) wanted[m[i]]; printf " " }
+    $1 in wanted { printf "%s ", $1; if ($3 == gid || index("," $4 ",", "," login ",")) printf "+%s ", $1 }
+    END { printf "+" }' /etc/group)
+  case $FOUND in *+) ;; *) fail host_busy 'cannot start processes' ;; esac
+}
+
 managed_group() { if [ "$L_trust_mode" = home ]; then echo "$MANAGED_HOME"; else echo "$MANAGED_ROOT_FILE"; fi; }
 
 in_directory_group() {
@@ -549,6 +558,8 @@ preflight() {
   [ "$mode" = home ] || have sshd || fail tool_missing sshd
   [ "$mode" = home ] || includes_dropins || fail trust_not_effective "sshd_config does not include $DROPINS"
   split_groups "$P_groups"
+  # shellcheck disable=SC2086  # names
+  [ -z "$LIST" ] || look_for_groups $LIST
   for group in $LIST; do check_group "$group"; done
 }
 
@@ -600,7 +611,7 @@ new_login_possible() {
 }
 
 check_group() {
-  group_is_local "$1" && return
+  case $FOUND in *" $1 "*) return ;; esac
   lookup group "$1" >/dev/null || fail group_missing "$1"
   in_directory_group "$1" "$P_login" || fail group_foreign "$1"
 }
@@ -698,31 +709,38 @@ conclude() {
 # somebody else gave are neither counted nor taken. ADDED says what came.
 settle_groups() {
   settled=0
-  surplus=$(surplus_groups)
-  if [ -n "$surplus" ]; then
+  find_surplus
+  if [ -n "$SURPLUS" ]; then
     # Stands until nobody runs with them any more: a run that dies in between is caught up with.
     L_shrinking=1
     write_login
   fi
-  for group in $surplus; do leave_group "$group" "$P_login" || settled=1; done
-  for group in $(wanted_groups); do
-    group_is_local "$group" || continue
-    in_group "$group" "$P_login" "$A_gid" || join_group "$group" || settled=1
+  for group in $SURPLUS; do leave_group "$group" "$P_login" || settled=1; done
+  # shellcheck disable=SC2086  # names
+  [ -z "$WANTED" ] || look_for_groups $WANTED
+  for group in $WANTED; do
+    case $FOUND in
+      *" +$group "*) ;;
+      *" $group "*) join_group "$group" || settled=1 ;;
+    esac
   done
   return $settled
 }
 
-wanted_groups() {
-  printf '%s\n' "$OTHERS" | cut -d' ' -f2 | tr ',' ' '
-  [ "$P_op" = absent ] || { split_groups "$P_groups"; echo "$LIST"; }
-}
-
-surplus_groups() {
-  wanted=$(wanted_groups)
-  split_groups "$L_added"
+# WANTED: each group once that a live grant of the login gives. SURPLUS: what we added and none of them gives.
+find_surplus() {
+  WANTED='' SURPLUS='' given=''
+  IFS=$NL
+  for line in $OTHERS; do given=$given,${line#* }; done
+  [ "$P_op" = absent ] || given=$given,$P_groups
+  split_groups "$given"
   # shellcheck disable=SC2086  # lists of names without blanks
-  for group in $LIST; do among "$group" $wanted || echo "$group"; done
+  for group in $LIST; do among "$group" $WANTED || WANTED="$WANTED $group"; done
+  split_groups "$L_added"
+  # shellcheck disable=SC2086
+  for group in $LIST; do among "$group" $WANTED || SURPLUS="$SURPLUS $group"; done
 }
+surplus_groups() { find_surplus; echo "$SURPLUS"; }
 
 join_group() {
   # Written ahead: what stands in `added` is ours to take away again.
