@@ -461,10 +461,17 @@ includes_dropins() {
     END { exit !found }' /etc/ssh/sshd_config
 }
 
+# KEYWORD: what stands for it in `settings`, the output of sshd -T, in SAID. Some keywords have a line for each word.
+sshd_says() {
+  SAID='' IFS=$NL
+  for line in $settings; do case $line in "$1 "*) SAID=$SAID${SAID:+ }${line#* } ;; esac; done
+  unset IFS
+}
+
 # AllowUsers and the like, which sshd prints one a line. Patterns are sshd's own: the shell's, with user@host.
 sshd_lets_in() {
   for rule in denyusers allowusers denygroups allowgroups; do
-    patterns=$(printf '%s\n' "$settings" | sed -n "s/^$rule //p")
+    sshd_says "$rule"; patterns=$SAID
     [ -n "$patterns" ] || continue
     case $P_op.$rule in *users) names=$P_login ;; inspect.*) names=$MANAGED_ROOT_FILE ;; *) names=$(id -Gn "$P_login") ;; esac
     hit=''
@@ -832,7 +839,7 @@ install_trust() {
 
 sshd_reads_trust() {
   settings=$(sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" 2>/dev/null)
-  effective=$(printf '%s\n' "$settings" | sed -n 's/^authorizedkeysfile //p')
+  sshd_says authorizedkeysfile; effective=$SAID
   case $L_origin.$effective in made."$KEYS/%u" | adopted."$KEYS/%u" | adopted.*" $KEYS/%u") ;; *) return 1 ;; esac
 }
 
