@@ -237,6 +237,7 @@ disown_ledger() {
 read_record() {
   while IFS= read -r line; do
     key=${line%%=*}
+    [ "$1" != L_ ] || L_text=$L_text$line$NL
     case $1$key in *_ | *_*[!a-z_]*) continue ;; R_trust) R_trust=$R_trust$line$NL ;; esac
     # shellcheck disable=SC2086  # words
     ! among "$key" $RECORDED || eval "$1$key=\${line#*=}"
@@ -278,7 +279,7 @@ ledger_failed() {
 
 read_login() {
   L_login='' L_person='' L_cp='' L_uid='' L_state='' L_trust_mode='' L_added='' L_made_by='' L_powers='' L_shrinking=''
-  L_origin=made L_since=''
+  L_origin=made L_since='' L_text=''
   [ -f "$STATE/logins/$1" ] || return 1
   read_record L_ "$STATE/logins/$1"
   # Whoever was root may have written there: nothing in it may turn us against another account.
@@ -292,8 +293,9 @@ damaged_login() {
   case $P_op in absent | inspect) ;; *) fail ledger_unsafe "$STATE/logins/$L_login" ;; esac
 }
 
+# What stands there already is only flushed: the run that wrote it may have died before that.
 write_login() {
-  replace_file "$STATE/logins/$L_login" 600 "format=$FORMAT
+  login_text="format=$FORMAT
 login=$L_login
 cp=$L_cp
 person=$L_person
@@ -305,7 +307,11 @@ made_by=$L_made_by
 powers=$L_powers
 shrinking=$L_shrinking
 origin=$L_origin
-since=$L_since" || ledger_failed
+since=$L_since"
+  if [ "$login_text$NL" = "$L_text" ] && [ -f "$STATE/logins/$L_login" ]; then flush "$STATE/logins"; return; fi
+  L_text=''
+  replace_file "$STATE/logins/$L_login" 600 "$login_text" || { ledger_failed; return; }
+  L_text=$login_text$NL
 }
 
 # Every other grant of the login that is wanted now, as lines of "record groups" in OTHERS. Read once, and only whole: on
