@@ -156,8 +156,16 @@ take_lock() {
 
 forget() { rm -f "$@"; }
 
-# fsync of one file or folder; tools too old for that sync everything
-flush() { sync "$1" 2>/dev/null || sync; }
+# fsync of files and folders; tools too old for that sync everything
+flush() { sync "$@" 2>/dev/null || sync; }
+
+# FILE: its lines in TEXT, without the last line's end.
+read_text() {
+  TEXT=''
+  [ -f "$1" ] || return 1
+  while IFS= read -r line || [ -n "$line" ]; do TEXT=$TEXT$line$NL; done <"$1"
+  TEXT=${TEXT%"$NL"}
+}
 
 # FILE MODE TEXT: readers see the old file or the new one, and the new one survives a power cut.
 replace_file() {
@@ -858,7 +866,7 @@ write_root_trust() {
     CHANGED=true
     return
   fi
-  [ "$lines" = "$(cat "$KEYS/$P_login" 2>/dev/null)" ] && return
+  read_text "$KEYS/$P_login" && [ "$lines" = "$TEXT" ] && return
   CHANGED=true
   replace_file "$KEYS/$P_login" 644 "$lines"
 }
@@ -917,7 +925,7 @@ Match Group apono-managed
 # FILE TEXT MARK
 install_dropin() {
   # The mark says that sshd was told: a run that died in between is caught up with.
-  [ -e "$STATE/$3" ] && [ "$(cat "$1" 2>/dev/null)" = "$2" ] && return
+  [ -e "$STATE/$3" ] && read_text "$1" && [ "$TEXT" = "$2" ] && return
   # sshd -t wants this folder, which exists only while sshd was started by its own unit
   [ -d /run/sshd ] || mkdir -m 755 /run/sshd 2>/dev/null
   WORDS=$(sshd -t 2>&1) || fail sshd_refused_config "before our change: $WORDS"
