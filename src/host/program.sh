@@ -677,10 +677,11 @@ uid_taken() { awk -F: -v uid="$L_uid" '$3 == uid { found = 1 } END { exit !found
 
 # The lowest uid of the range that nobody has and that we never gave to anybody.
 pick_uid() {
-  spent=$({ cut -d: -f3 /etc/passwd /etc/group; cat "$STATE/uids" 2>/dev/null; } | sort -un)
   L_uid=$P_uid_low
-  while [ "$L_uid" -le "$P_uid_high" ]; do
-    L_uid=$(printf '%s\n' "$spent" | awk -v u="$L_uid" '$1 > u { exit } $1 == u { u++ } END { print u }')
+  set -- /etc/passwd /etc/group
+  [ ! -f "$STATE/uids" ] || set -- "$@" "$STATE/uids"
+  while :; do
+    L_uid=$(awk -F: -v u="$L_uid" '{ spent[NF > 1 ? $3 : $1] } END { u += 0; while (u in spent) u++; print u }' "$@")
     [ "$L_uid" -le "$P_uid_high" ] || break
     if { lookup passwd "$L_uid" || lookup group "$L_uid"; } >/dev/null; then L_uid=$((L_uid + 1)); else return; fi
   done
