@@ -35,6 +35,7 @@ places() {
 '
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
+  FLUSH=''                                # a folder to flush with the next
   CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS=''
 }
 
@@ -177,7 +178,7 @@ replace_file() {
   written=$?
   umask 022
   [ "$written" = 0 ] && { [ "$2" = 600 ] || chmod "$2" "$new"; } &&
-    flush "$new" && mv -f "$new" "$1" && flush "${1%/*}" && return
+    flush "$new" && mv -f "$new" "$1" && flush ${FLUSH:+"$FLUSH"} "${1%/*}" && { FLUSH=''; return; }
   rm -f "$new"
   return 1
 }
@@ -301,7 +302,8 @@ damaged_login() {
   case $P_op in absent | inspect) ;; *) fail ledger_unsafe "$STATE/logins/$L_login" ;; esac
 }
 
-# What stands there already is only flushed: the run that wrote it may have died before that.
+# What stands there already is only flushed, with the grant's record that follows: the run that wrote it may have died
+# before it did that.
 write_login() {
   login_text="format=$FORMAT
 login=$L_login
@@ -316,7 +318,7 @@ powers=$L_powers
 shrinking=$L_shrinking
 origin=$L_origin
 since=$L_since"
-  if [ "$login_text$NL" = "$L_text" ] && [ -f "$STATE/logins/$L_login" ]; then flush "$STATE/logins"; return; fi
+  if [ "$login_text$NL" = "$L_text" ] && [ -f "$STATE/logins/$L_login" ]; then FLUSH=$STATE/logins; return; fi
   L_text=''
   replace_file "$STATE/logins/$L_login" 600 "$login_text" || { ledger_failed; return; }
   L_text=$login_text$NL
