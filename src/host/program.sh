@@ -1245,6 +1245,7 @@ processes() {
       dead[p] = state == "Z" && threads < 2
       audit[p] = first("/proc/" p "/loginuid")
     }
+    function elsewhere(p, map) { map = first("/proc/" p "/uid_map"); return map != "" && map != here }  # nothing: it ended while we looked
     function begins(p, q) { q = parent[p]; return title[p] ~ /^(crond?|atd)$/ && title[q] == title[p] && audit[q] != uid }
     BEGIN { listed = newest() }
     /^[0-9]+$/ { look($0) }
@@ -1261,10 +1262,8 @@ processes() {
         if (owned[p]) {
           if (nested[p] && audited && audit[p] == 4294967295 && first("/proc/" p "/uid_map") == here) told[p] = 1
           else hers[p] = 1
-        } else if (audit[p] == uid) {
-          map = first("/proc/" p "/uid_map")  # nothing: it ended while we looked
-          if (policy == "all" || (map != "" && map != here) || has("/proc/" p "/cgroup", "user-" uid ".slice") || begins(p)) hers[p] = 1
-        } else if (root[p] && title[p] ~ /^sshd/ && first("/proc/" p "/cmdline") ~ "^sshd(-session)?: " login "[ @]") hers[p] = 1
+        } else if (audit[p] == uid && (policy == "all" || elsewhere(p) || has("/proc/" p "/cgroup", "user-" uid ".slice") || begins(p))) hers[p] = 1
+        else if (root[p] && title[p] ~ /^sshd/ && first("/proc/" p "/cmdline") ~ "^sshd(-session)?: " login "[ @]") hers[p] = 1
       }
       do { grown = 0
         for (p in owned) if (!(p in hers) && !(p in guarded) && !dead[p] && (parent[p] in hers)) { hers[p] = 1; grown = 1 }
