@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { makePerson, type Person } from './person.ts'
-import { expectGone, rootFiles, until } from './world.ts'
+import { expectGone, PROGRAM, rootFiles, until } from './world.ts'
 
 /**
  * Everything that a person without root can do in a live session to stay. Each was done here to a real server; what is
@@ -127,5 +127,16 @@ describe('the person cannot stay by', () => {
 
   it('any of these with a file of root’s', async () => {
     expect(await rootFiles(host)).toEqual(before)
+  })
+
+  it('being in no list: whoever forks and ends all the time is in each', async () => {
+    const { certificatePath, reply } = await person.present({ id, login })
+    await person.login(certificatePath, perl('while (1) { fork and exit }'), login)
+    await until(host, CHAIN.replace('UID', String(reply.uid)))
+    const lists = `set -f; places; A_uid=${reply.uid} P_login=${login} P_root_processes=session
+for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do [ -n "$(processes '')" ] || echo none; done`
+    expect((await host.exec(['sh', '-s'], { input: `${PROGRAM}\n${lists}\n` })).stdout).toBe('')
+    expect(await person.absent({ id, login })).toMatchObject({ processesLeft: 0 })
+    await expectGone(host, { person, login, uid: reply.uid, certificatePath })
   })
 })

@@ -2,6 +2,7 @@
  * What must be true of a server when a grant has ended, whatever the person did meanwhile. Everything is read from the
  * server itself, or tried by the OpenSSH client.
  */
+import { readFileSync } from 'node:fs'
 import { expect } from 'vitest'
 import type { TestHost } from '../hosts/hosts.ts'
 import type { Person } from './person.ts'
@@ -36,6 +37,9 @@ export const expectNobody = async (host: TestHost, uid: number): Promise<void> =
   )
   expect(stdout).toBe('')
 }
+
+/** The program's functions, for what only a look into them can show. */
+export const PROGRAM = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
 
 export interface Leaver {
   readonly person: Person
