@@ -462,7 +462,8 @@ patiently() {
   done
 }
 
-account_off() { patiently usermod -e 1 -L "$1"; }
+# usermod refuses a name that stands twice in /etc/passwd; chage and passwd look at /etc/shadow only.
+account_off() { patiently usermod -e 1 -L "$1" || { patiently chage -E 1 "$1" && patiently passwd -l "$1"; }; }
 is_off() { awk -F: -v name="$1" '$1 == name && $2 ~ /^!/ && $8 == 1 { off = 1 } END { exit !off }' /etc/shadow; }
 account_expire() { patiently usermod -e 1 "$1"; }
 # '*' is a password that nobody can type and that no sshd takes for a lock, as it does '!'.
