@@ -897,7 +897,7 @@ file=.ssh/authorized_keys
 [ ! -e "$file" ] || chmod 600 "$file" || exit 12
 [ -z "$(find "$file" -size +2048)" ] || aside "$file"
 temp=$(mktemp .ssh/.apono.XXXXXX) || exit 15
-{ if [ -e "$file" ]; then grep -v " apono:$2[.]" "$file"; [ $? -le 1 ] || exit 16; fi; cat; } >"$temp" || { rm -f "$temp"; exit 16; }
+{ if [ -e "$file" ]; then grep -av " apono:$2[.]" "$file"; [ $? -le 1 ] || exit 16; fi; cat; } >"$temp" || { rm -f "$temp"; exit 16; }
 if [ -e "$file" ] && cmp -s "$temp" "$file"; then rm -f "$temp"; exit 0; fi
 if [ ! -s "$temp" ] && [ ! -e "$file" ]; then rm -f "$temp"; exit 0; fi
 mv -f "$temp" "$file" || exit 16

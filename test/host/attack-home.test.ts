@@ -45,7 +45,6 @@ const attacks: Record<string, string> = {
     for (1..1000) { mkdir "d"; chdir "d" }'`,
   'a file without end': 'truncate -s 1T .ssh/authorized_keys',
   'keys of 20 MB, none of which ends': `head -c 20000000 /dev/zero | tr '\\0' k >>.ssh/authorized_keys`,
-  'their own end of our line': `sed -i 's/,expiry-time="[^"]*"//; s/ apono:.*//' .ssh/authorized_keys`,
 }
 
 describe('in home mode the person does not stay by', () => {
@@ -55,12 +54,28 @@ describe('in home mode the person does not stay by', () => {
     expect((await person.login(first.certificatePath, script, login)).code).toBe(0)
 
     expect(await person.absent({ id, login, policy })).toMatchObject({ account: 'kept' })
+    expect((await person.login(first.certificatePath, 'true', login)).code).toBe(255)
     expect((await person.login(second.certificatePath, 'true', login)).code).toBe(0)
     expect((await person.login(second.certificatePath, script, login)).code).not.toBe(255)
 
     const result = await person.absent({ id: `${id}b`, login, policy })
     expect(result).toMatchObject({ processesLeft: 0, account: 'locked' })
     await expectGone(host, { person, login, uid: first.reply.uid, certificatePath: second.certificatePath })
+  })
+
+  it('a line of ours without its end and its name, and keys among bytes of any kind: not beyond their last grant', async () => {
+    const { reply } = await person.present({ id, login, policy })
+    const second = await person.present({ id: `${id}b`, login, policy })
+    await person.login(
+      second.certificatePath,
+      `sed -i 's/,expiry-time="[^"]*"//; s/ apono:.*//' .ssh/authorized_keys; printf '#\\0\\377\\n%s\\n' '${person.key.publicKey}' >>.ssh/authorized_keys`,
+      login,
+    )
+    expect(await person.absent({ id, login, policy })).toMatchObject({ account: 'kept' })
+    // What is not ours stays, as long as the login is on.
+    expect((await person.login(undefined, 'true', login)).code).toBe(0)
+    expect(await person.absent({ id: `${id}b`, login, policy })).toMatchObject({ processesLeft: 0, account: 'locked' })
+    await expectGone(host, { person, login, uid: reply.uid, certificatePath: second.certificatePath })
   })
 
   it('a full disk, or a file that not even root changes: nobody gets in by what lies there', async () => {
