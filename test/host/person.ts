@@ -35,7 +35,9 @@ export const openSshLink = async (host: TestHost, controlPath?: string): Promise
         timeoutMs,
         ...(controlPath === undefined ? {} : { controlPath }),
       })
-      return { stdout: result.stdout, stderr: result.stderr, exitCode: result.code, exitSignal: null }
+      // 255 is what the client says where the connection, not the command, ended.
+      const exitCode = result.code === 255 ? null : result.code
+      return { stdout: result.stdout, stderr: result.stderr, exitCode, exitSignal: null }
     },
   }
 }
