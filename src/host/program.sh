@@ -297,6 +297,8 @@ read_login() {
   [ "${L_uid:-1000}" -ge 1000 ] || { damaged_login; return 1; }
 }
 
+adopted() { [ "$L_origin" = adopted ]; }
+
 # For an end, a damaged record is a missing one: what can be told is ended, and not called confirmed.
 damaged_login() {
   case $P_op in absent | inspect) ;; *) fail ledger_unsafe "$STATE/logins/$L_login" ;; esac
@@ -409,6 +411,21 @@ stored_result() {
 }
 
 later() { if [ "$1" -gt "$2" ]; then echo "$1"; else echo "$2"; fi; }
+
+# STATE TRUST RESULT: into the ledger first, then to the connector.
+conclude() {
+  IFS=$NL
+  # shellcheck disable=SC2086  # lines
+  set -- "$1" "$2" $3
+  unset IFS
+  state=$1 trust=$2 stored=''; shift 2
+  for line in "$@"; do stored=$stored${stored:+$NL}result=$line; done
+  write_grant "$state" "$trust" "$stored"
+  [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
+  for line in "$@"; do say "field $line"; done
+  field host_id "$HOST_ID"
+  finish ok
+}
 
 # ------------------------------------------------------------ accounts and groups as the system has them {all}
 
@@ -539,7 +556,7 @@ timer_stands() {
   esac
 }
 
-# ------------------------------------------------------------ ensure present {change}
+# ------------------------------------------------------------ ensure present {present}
 
 present() {
   skew=$((NOW - P_now)); [ "$skew" -ge 0 ] || skew=$((0 - skew))
@@ -607,8 +624,6 @@ check_login() {
   fi
   new_login_possible
 }
-
-adopted() { [ "$L_origin" = adopted ]; }
 
 # A login that somebody else made is used only where the policy says so, and never one that is more than one person's.
 adoptable() {
@@ -711,21 +726,6 @@ present_result() {
   created=false; [ "$L_made_by" != "$P_grant" ] || created=true
   RESULT="uid $L_uid${NL}trust $L_trust_mode${NL}expiry $EXPIRY${NL}assurance $assurance${NL}changed $CHANGED${NL}created $created"
   for group in $ADDED; do RESULT="$RESULT${NL}group_added $group"; done
-}
-
-# STATE TRUST RESULT: into the ledger first, then to the connector.
-conclude() {
-  IFS=$NL
-  # shellcheck disable=SC2086  # lines
-  set -- "$1" "$2" $3
-  unset IFS
-  state=$1 trust=$2 stored=''; shift 2
-  for line in "$@"; do stored=$stored${stored:+$NL}result=$line; done
-  write_grant "$state" "$trust" "$stored"
-  [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
-  for line in "$@"; do say "field $line"; done
-  field host_id "$HOST_ID"
-  finish ok
 }
 
 # ------------------------------------------------------------ groups: the union of what live grants give {change}
