@@ -27,7 +27,7 @@ import {
 import { removeContainers, runLabels, whileStarting } from './cleanup.ts'
 import { type CommandResult, mustRun, runCommand } from './command.ts'
 import { hostImage, runOptions } from './image.ts'
-import type { HostKind } from './kinds.ts'
+import type { HostKind, RunOptions } from './kinds.ts'
 import { type KeyPair, keygen } from './openssh.ts'
 
 export type HostOptions = {
@@ -44,6 +44,8 @@ export type HostOptions = {
   env?: Record<string, string>
   /** A shell script run as root once sshd listens, for example to break something. Must exit 0. */
   setup?: string
+  /** What this host needs from the engine beyond what its kind needs. */
+  run?: RunOptions
 }
 
 export type ExecOptions = { input?: string; timeoutMs?: number; user?: string }
@@ -92,8 +94,8 @@ function hostContainer(image: string, key: KeyPair, options: HostOptions): Gener
   // Read when testcontainers first looks for the engine: getHost() would say `localhost`.
   process.env['TESTCONTAINERS_HOST_OVERRIDE'] ??= '127.0.0.1'
   const user = options.user ?? 'apono'
-  const run = runOptions(options.kind)
-  const container = new LoopbackContainer(image, run.init ?? true)
+  const run = runOptions(options.kind, options.run)
+  const container = new LoopbackContainer(image, run)
     .withAutoCleanup(false)
     .withPullPolicy(PullPolicy.neverPull())
     .withLabels(runLabels())
@@ -113,15 +115,16 @@ function hostContainer(image: string, key: KeyPair, options: HostOptions): Gener
  * protected field: checked with 12.2.0, and hosts.test.ts looks at what the engine made of it.
  */
 class LoopbackContainer extends GenericContainer {
-  readonly #init: boolean
+  readonly #run: RunOptions
 
-  constructor(image: string, init: boolean) {
+  constructor(image: string, run: RunOptions) {
     super(image)
-    this.#init = init
+    this.#run = run
   }
 
   protected override async beforeContainerCreated(): Promise<void> {
-    this.hostConfig.Init = this.#init
+    this.hostConfig.Init = this.#run.init ?? true
+    if (this.#run.processes !== undefined) this.hostConfig.PidsLimit = this.#run.processes
     const bindings: Record<string, { HostIp?: string }[]> = this.hostConfig.PortBindings ?? {}
     for (const binding of Object.values(bindings).flat()) binding.HostIp = '127.0.0.1'
   }

@@ -21,9 +21,17 @@ export function hostImage(kind: HostKind = 'debian'): Promise<string> {
   return known
 }
 
-/** How hosts of this kind are run. */
-export function runOptions(kind: HostKind = 'debian'): RunOptions {
-  return recipes[kind].run ?? {}
+/** How hosts of this kind are run, with what one of them needs beyond that. */
+export function runOptions(kind: HostKind = 'debian', more: RunOptions = {}): RunOptions {
+  const { tmpfs, binds = [], capabilities = [], securityOptions = [], ...rest } = recipes[kind].run ?? {}
+  return {
+    ...rest,
+    ...more,
+    tmpfs: { ...tmpfs, ...more.tmpfs },
+    binds: [...binds, ...(more.binds ?? [])],
+    capabilities: [...capabilities, ...(more.capabilities ?? [])],
+    securityOptions: [...securityOptions, ...(more.securityOptions ?? [])],
+  }
 }
 
 function fromRun(kind: HostKind): Promise<string> | undefined {

@@ -10,6 +10,8 @@ export type RunOptions = {
   binds?: readonly string[]
   capabilities?: readonly string[]
   securityOptions?: readonly string[]
+  /** How many processes it may have; default: any number. */
+  processes?: number
   /** Where sshd logs, if not to the container's output: a command inside. */
   log?: readonly string[]
 }

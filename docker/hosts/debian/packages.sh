@@ -5,7 +5,7 @@ set -eu
 if command -v apt-get >/dev/null; then
   apt-get update
   DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    bash ca-certificates cron openssh-server procps sudo util-linux
+    acl at bash busybox ca-certificates cron mksh openssh-server procps sudo util-linux
   rm -rf /var/lib/apt/lists/*
 elif command -v dnf >/dev/null; then
   # cmp and flock are on every server that was installed and in no container.
