@@ -256,7 +256,7 @@ RECORDED='format host machine login cp person generation epoch state not_after c
 removed powers shrinking origin since on_revoke root_processes sshd'
 
 read_grant() {
-  R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed=''
+  R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed='' R_origin=''
   R_trust=''
   R_FILE=$STATE/grants/$P_cp.$P_grant
   [ -f "$R_FILE" ] && read_record R_ "$R_FILE"
@@ -264,6 +264,7 @@ read_grant() {
 
 # STATE TRUST RESULT: the last two are ready-made lines. Never called in a pipe, so that `fail` ends the whole run.
 write_grant() {
+  [ -z "$L_login" ] || R_origin=$L_origin
   replace_file "$R_FILE" 600 "format=$FORMAT
 login=$P_login
 person=$P_person
@@ -276,7 +277,8 @@ groups=$P_groups
 removed=$R_removed
 on_revoke=$P_on_revoke
 root_processes=$P_root_processes
-sshd=$P_sshd${2:+$NL$2}${3:+$NL$3}" || ledger_failed
+sshd=$P_sshd
+origin=$R_origin${2:+$NL$2}${3:+$NL$3}" || ledger_failed
 }
 
 # A grant that can't be recorded is not given. An end that can't be recorded is done all the same, and not confirmed:
@@ -999,8 +1001,9 @@ absent() {
     end_unknown
   else
     write_grant ending '' ''
-    # Not ours to touch, and not ours to call gone.
+    # Not ours to touch, and not ours to call gone. An adopted login's record goes just before the end is written down.
     ! find_account "$P_login" || ACCOUNT=kept
+    [ "$R_origin" != adopted ] || SESSIONS=none
   fi
   prune_tombstones
   [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"

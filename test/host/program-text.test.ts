@@ -22,8 +22,11 @@ describe('the program as it is sent', () => {
   )
 
   it('lost its comments and nothing else: every text that it carries is whole', async () => {
-    expect(programFor('uninstall')).not.toMatch(/^\s*#/m)
-    expect(await variables(programFor('uninstall'))).toBe(await variables(source))
+    const sent = ['present', 'uninstall', 'inspect'].map(programFor).join('\n')
+    expect(sent).not.toMatch(/^\s*#/m)
+    // But for what only tests read.
+    const whole = source.replace(/^# -+ [^\n]*\{tests\}$[^]*?(?=^# -)/m, '')
+    expect(await variables(sent)).toBe(await variables(whole))
   })
 
   it('knows the same groups as good as root as the control plane does', () => {
