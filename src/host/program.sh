@@ -1048,9 +1048,10 @@ bodies() {
     $3 == uid { names = names " " $1; if ($1 == login || $5 == "apono-connector" || $6 == "/home/" login || index(members, "," $1 ",")) ours = 1 }
     END { print ours names }' /etc/group /etc/passwd)
   BODIES='' STRANGERS=''
-  case $names in
-    1*) BODIES=${names#1} ;;
-    ?*) STRANGERS=$names; [ "$L_state" = creating ] || doomed "uid $L_uid belongs to$STRANGERS by now" ;;
+  # An adopted login's number was given by somebody else, to nobody else.
+  case $L_origin$names in
+    made1* | adopted*) BODIES=${names#1} ;;
+    made?*) STRANGERS=$names; [ "$L_state" = creating ] || doomed "uid $L_uid belongs to$STRANGERS by now" ;;
   esac
   A_uid=$L_uid A_gid=$L_uid A_home=''
   # shellcheck disable=SC2086

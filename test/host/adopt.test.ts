@@ -79,6 +79,13 @@ describe('adoption', () => {
     expect((await byOwnKey()).code).toBe(0)
   })
 
+  it('takes what it added back from a login that was renamed', async () => {
+    await person.present(grant)
+    await host.exec(`usermod -l renamed${serial} ${login}`)
+    expect(await person.absent(grant)).toMatchObject({ account: 'kept', groupsRemoved: ['dbadmins'] })
+    expect(await host.groupsOf(`renamed${serial}`)).not.toContain('dbadmins')
+  })
+
   it('keeps what sshd read for the login before, whatever that was', async () => {
     await host.exec(`mkdir -p /etc/ssh/keys && cp /home/${login}/.ssh/authorized_keys /etc/ssh/keys/${login}
       rm /home/${login}/.ssh/authorized_keys; chmod 644 /etc/ssh/keys/${login}
