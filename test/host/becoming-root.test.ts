@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { JobError } from '../../src/host/errors.ts'
+import { ensurePresent } from '../../src/host/host-program.ts'
 import { type HostOptions, startHost, type TestHost } from '../hosts/hosts.ts'
 import type { HostKind } from '../hosts/kinds.ts'
-import { makePerson } from './person.ts'
+import { makePerson, runContext } from './person.ts'
 import { anotherSshd, change, look, RELOAD, sshdSettings, told } from './servers.ts'
 
 // facts/host.md, section B: what stands between an accepted key and root. What is between the first packet and the
@@ -181,6 +182,13 @@ describe('sudo-rs', () => {
   )
 })
 
+const PATIENT = { timeout: 10_000 }
+
+/** Runs of the program that have opened the lock, by their process ids. */
+const WAITING = `for pid in $(pgrep -P "$(pgrep -d, -x sudo)" -f '^/bin/sh -s'); do
+  [ "$(readlink /proc/$pid/fd/9)" != /run/apono-connector/lock ] || echo $pid
+done`
+
 describe('a run that does not end', () => {
   it(
     'because it was killed is interrupted; because somebody holds the lock it is busy, and changes nothing',
@@ -189,15 +197,17 @@ describe('a run that does not end', () => {
       withHost({ setup: 'mkdir -m 700 /run/apono-connector' }, async (host) => {
         const person = await makePerson(host)
         const holder = host.exec('flock /run/apono-connector/lock sleep 45')
-        await expect.poll(async () => (await host.exec('pgrep -x flock')).code).toBe(0)
-        const killed = person.present().catch((error: unknown) => error)
-        const busy = person.present({ id: 'grt_2' }).catch((error: unknown) => error)
-        // The lock's owner and the two that wait for it.
-        const waiting = async () => (await host.exec("pgrep -f '^/bin/sh -s'")).stdout.trim().split('\n')
-        await expect.poll(waiting).toHaveLength(2)
+        await expect.poll(async () => (await host.exec('pgrep -x flock')).code, PATIENT).toBe(0)
+        const outcome = (id: string): Promise<unknown> =>
+          ensurePresent(person.link, { ...runContext(), timeoutMs: 55_000 }, person.request({ id }, 'present')).catch(
+            (error: unknown) => error,
+          )
+        const both = [outcome('grt_1'), outcome('grt_2')]
+        const waiting = async () => (await host.exec(WAITING)).stdout.match(/\d+/g) ?? []
+        await expect.poll(waiting, PATIENT).toHaveLength(2)
         const [first] = await waiting()
         await host.exec(`kill -KILL ${first}`)
-        const outcomes = await Promise.all([killed, busy])
+        const outcomes = await Promise.all(both)
         const codes = outcomes.map((error) => (error instanceof JobError ? [error.code, error.retryable] : error))
         expect(codes).toContainEqual(['interrupted', true])
         expect(codes).toContainEqual(['host_busy', true])
