@@ -576,6 +576,7 @@ present() {
   make_login
   install_trust
   settle_groups || fail group_change_failed "$WORDS"
+  check_access
   if adopted; then L_shrinking=''
   elif [ -n "$L_shrinking" ]; then
     account_expire "$P_login"
@@ -853,6 +854,11 @@ install_trust() {
   own_folder "$KEYS" 755
   write_root_trust || fail trust_write_failed "$KEYS"
   if adopted; then install_adopted_dropin; else install_dropin "$DROPIN" "$DROPIN_TEXT" sshd-told; fi
+}
+
+# With all groups there, since they decide too, and before the account is on.
+check_access() {
+  have sshd || return 0
   sshd_reads_trust || fail trust_not_effective "AuthorizedKeysFile is $effective"
   sshd_lets_in || fail login_not_allowed "$refusing"
 }
@@ -860,7 +866,10 @@ install_trust() {
 sshd_reads_trust() {
   settings=$(sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" 2>/dev/null)
   sshd_says authorizedkeysfile; effective=$SAID
-  case $L_origin.$effective in made."$KEYS/%u" | adopted."$KEYS/%u" | adopted.*" $KEYS/%u") ;; *) return 1 ;; esac
+  case $L_trust_mode.$L_origin.$effective in
+    home.*.ssh/authorized_keys* | root_file.*."$KEYS/%u" | root_file.adopted.*" $KEYS/%u") ;;
+    *) return 1 ;;
+  esac
 }
 
 # 0644: sshd reads it as the person.
@@ -976,7 +985,7 @@ reload_sshd() {
   tries=0
   while [ "$tries" -lt 50 ]; do
     case $(tr '\0' ' ' <"/proc/$listener/cmdline") in
-      *'[listener]'*) [ "$(sockets_of "$listener")" = "$before" ] || return 0 ;;
+      *'[listener]'*) case $(sockets_of "$listener") in '' | "$before") ;; *) return 0 ;; esac ;;
     esac
     tries=$((tries + 1)); nap 0.05
   done

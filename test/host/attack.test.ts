@@ -211,6 +211,22 @@ describe('a server that would not let the login in', () => {
     }
   })
 
+  it('AllowGroups with a group that the grant gives, and a Match for it: let in, but not by the home', async () => {
+    const settings = 'AllowGroups apono dbadmins\\nMatch Group dbadmins\\n\\tAuthorizedKeysFile /nowhere'
+    const strict = await startHost({ setup: `printf '${settings}\\n' >/etc/ssh/sshd_config.d/50-admin.conf` })
+    try {
+      const somebody = await makePerson(strict)
+      const groups = ['dbadmins']
+      const { certificatePath } = await somebody.present({ login: 'eve', groups })
+      expect((await somebody.login(certificatePath, 'true', 'eve')).code).toBe(0)
+      const home = somebody.present({ id: 'grt_2', login: 'adam', groups, policy: HOME })
+      await expect(home).rejects.toMatchObject({ code: 'trust_not_effective' })
+      expect(await strict.shadow('adam')).toMatchObject({ expires: '1' })
+    } finally {
+      await strict.stop()
+    }
+  })
+
   it('no Include: refused before anything is changed', async () => {
     const old = await startHost({ setup: `sed -i '/^Include/d' /etc/ssh/sshd_config` })
     try {
