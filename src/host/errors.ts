@@ -92,8 +92,9 @@ export const errorTable = {
   host_busy: {
     retryable: true,
     fixedBy: 'nobody',
-    seen: "the ledger's lock, or the lock of the account files, was held for too long",
-    hint: () => 'Another tool is changing accounts on that server. The job is tried again.',
+    seen: "the ledger's lock, or the lock of the account files, was held for too long, or no process could be started",
+    hint: () =>
+      'Another tool is changing accounts on that server, or its limit of processes is reached. The job is tried again.',
   },
   clock_skew: {
     retryable: true,

@@ -153,6 +153,15 @@ take_lock() {
     [ "$tries" -le 200 ] || return 1
     nap 0.1
   done
+  exec 2>"$RUN/said"
+}
+
+# Where no process can be started, a shell gives up, but the shell inside a $(...) gives up alone, and what it should have
+# said is empty. It complains, and what was concluded from such silence does not count.
+all_forked() {
+  while read -r line; do
+    case $line in *annot\ fork* | *"an't fork"* | *'fork: '[RrC]*) fail host_busy 'cannot start processes' ;; esac
+  done <"$RUN/said"
 }
 
 forget() { rm -f "$@"; }
@@ -422,6 +431,7 @@ conclude() {
   unset IFS
   state=$1 trust=$2 stored=''; shift 2
   for line in "$@"; do stored=$stored${stored:+$NL}result=$line; done
+  all_forked
   write_grant "$state" "$trust" "$stored"
   [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
   for line in "$@"; do say "field $line"; done
@@ -1055,12 +1065,13 @@ bodies() {
   names=$(awk -F: -v uid="$L_uid" -v login="$P_login" -v group="$(managed_group)" '
     FILENAME == "/etc/group" { if ($1 == group) members = "," $4 ","; next }
     $3 == uid { names = names " " $1; if ($1 == login || $5 == "apono-connector" || $6 == "/home/" login || index(members, "," $1 ",")) ours = 1 }
-    END { print ours names }' /etc/group /etc/passwd)
+    END { print "=" ours names }' /etc/group /etc/passwd)
   BODIES='' STRANGERS=''
   # An adopted login's number was given by somebody else, to nobody else.
   case $L_origin$names in
-    made1* | adopted*) BODIES=${names#1} ;;
-    made?*) STRANGERS=$names; [ "$L_state" = creating ] || doomed "uid $L_uid belongs to$STRANGERS by now" ;;
+    made | adopted) fail host_busy 'the accounts could not be read' ;;
+    made=1* | adopted*) names=${names#=}; BODIES=${names#1} ;;
+    made=?*) STRANGERS=${names#=}; [ "$L_state" = creating ] || doomed "uid $L_uid belongs to$STRANGERS by now" ;;
   esac
   A_uid=$L_uid A_gid=$L_uid A_home=''
   # shellcheck disable=SC2086
@@ -1088,15 +1099,16 @@ end_access() {
   trust_ok=1
   [ "$L_trust_mode.$OTHERS" = home. ] || withdraw_trust || trust_ok=0
   [ -n "$OTHERS" ] || [ "$trust_ok" = 1 ] || doomed "trust line: $WORDS"
-  for name in $BODIES; do
-    for group in $(surplus_groups); do
-      L_shrinking=1
-      write_login
-      leave_group "$group" "$name" || doomed "group $group: $WORDS"
-    done
-  done
+  find_surplus
   # Of a login that is no account any more, memberships may still stand.
-  for group in $(surplus_groups); do leave_group "$group" "$P_login" || doomed "group $group: $WORDS"; done
+  names=$BODIES
+  # shellcheck disable=SC2086
+  among "$P_login" $names || names="$names $P_login"
+  for group in $SURPLUS; do
+    L_shrinking=1
+    write_login
+    for name in $names; do leave_group "$group" "$name" || doomed "group $group: $WORDS"; done
+  done
   ACCOUNT=kept
   if [ -z "$OTHERS" ]; then end_login
   elif [ -n "$L_shrinking" ] || [ "$trust_ok" = 0 ]; then end_shrunk; fi
@@ -1199,8 +1211,10 @@ residue() {
 # Programs that lend their owner's rights, made or changed while the login was on: found when access has ended and the
 # ledger says so, with the lock free, one filesystem at a time, for 5 s at most.
 scan_residue() {
-  write_grant absent '' "$(absent_result | sed 's/^/result=/')"
-  exec 9>&-
+  proof=$(absent_result | sed 's/^/result=/')
+  all_forked
+  write_grant absent '' "$proof"
+  exec 9>&- 2>/dev/null
   recent='' cut=''
   find / -maxdepth 0 -cmin -1 >/dev/null 2>&1 && recent="-o -cmin -$(((NOW - ${L_since:-$NOW}) / 60 + 1))"
   case $A_home in /?*) ;; *) A_home=/home ;; esac

@@ -28,6 +28,8 @@ const SIGNS: readonly Sign[] = [
   said('sudo_missing', /^env: .*\b(?:sudo|doas)\b|\b(?:sudo|doas): (?:command )?not found/m, 127),
   said('sudo_broken', /^env: .*\bsudo\b/m, 126),
   said('doas_broken', /^env: .*\bdoas\b/m, 126),
+  // Of bash, dash, BusyBox, mksh and sudo, in this order.
+  said('host_busy', /\bfork: (?:retry: )?Resource|[Cc]annot fork|can't fork|unable to fork/),
   said('sudo_requiretty', /you must have a tty to run sudo/),
   said('sudo_broken', /must be owned by uid 0 and have the setuid bit set|"no new privileges" flag is set/),
   said('sudo_broken', /effective uid is not 0|is world writable|no valid sudoers sources found/),
