@@ -10,14 +10,14 @@ if command -v apt-get >/dev/null; then
 elif command -v dnf >/dev/null; then
   # cmp and flock are on every server that was installed and in no container.
   dnf -y --setopt=install_weak_deps=False install \
-    bash ca-certificates cronie diffutils openssh-server procps-ng shadow-utils sudo util-linux
+    acl at bash ca-certificates cronie diffutils openssh-server procps-ng shadow-utils sudo util-linux
   dnf clean all
 elif command -v zypper >/dev/null; then
   zypper --non-interactive install --no-recommends \
-    bash ca-certificates cronie diffutils gawk openssh-server procps shadow sudo util-linux
+    acl at bash ca-certificates cronie diffutils gawk openssh-server procps shadow sudo util-linux
   zypper clean --all
 elif command -v pacman >/dev/null; then
-  pacman -Syu --noconfirm --needed bash ca-certificates cronie diffutils openssh procps-ng shadow sudo util-linux
+  pacman -Syu --noconfirm --needed acl at bash ca-certificates cronie diffutils openssh procps-ng shadow sudo util-linux
   rm -rf /var/cache/pacman/pkg/*
 else
   echo 'no package manager that we know' >&2

@@ -1,6 +1,6 @@
 #!/bin/sh
 # start-host [COMMAND...]: makes this container a host of its own, then becomes the command; by default starts cron
-# and becomes sshd, which logs to stderr (docker logs).
+# and atd and becomes sshd, which logs to stderr (docker logs).
 #
 #   CONNECTOR_USER   who the connector logs in as; default apono; made, with sudo or doas, if there is no such login
 #   AUTHORIZED_KEY   the line for that user's authorized_keys
@@ -43,5 +43,5 @@ if [ $# -gt 0 ]; then
 fi
 mkdir -p /run/sshd
 if command -v cron >/dev/null; then cron; else crond; fi
-if command -v atd >/dev/null; then atd; fi
+atd
 exec /usr/sbin/sshd -D -e
