@@ -874,7 +874,7 @@ check_access() {
 }
 
 sshd_reads_trust() {
-  settings=$(sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" 2>/dev/null)
+  settings=''; ! ask_sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" || settings=$WORDS
   sshd_says authorizedkeysfile; effective=$SAID
   case $L_trust_mode.$L_origin.$effective in
     home.*.ssh/authorized_keys* | root_file.*."$KEYS/%u" | root_file.adopted.*" $KEYS/%u") ;;
@@ -947,16 +947,25 @@ DROPIN_TEXT='# Made by apono-connector. Logins that it made (group apono-managed
 Match Group apono-managed
 	AuthorizedKeysFile /etc/ssh/apono-connector/%u'
 
+# It wants a folder even to answer, which is there while it was started by its own unit: under socket activation the
+# folder goes with every connection that ends, also in this moment.
+ask_sshd() {
+  for folder in '' /run/sshd /run/sshd /run/sshd; do
+    [ -z "$folder" ] || mkdir -m 755 "$folder" 2>/dev/null
+    WORDS=$(sshd "$@" 2>&1) && return
+    case $WORDS in *'separation directory'*) ;; *) return 1 ;; esac
+  done
+  return 1
+}
+
 # FILE TEXT MARK
 install_dropin() {
   # The mark says that sshd was told: a run that died in between is caught up with.
   [ -e "$STATE/$3" ] && read_text "$1" && [ "$TEXT" = "$2" ] && return
-  # sshd -t wants this folder, which exists only while sshd was started by its own unit
-  [ -d /run/sshd ] || mkdir -m 755 /run/sshd 2>/dev/null
-  WORDS=$(sshd -t 2>&1) || fail sshd_refused_config "before our change: $WORDS"
+  ask_sshd -t || fail sshd_refused_config "before our change: $WORDS"
   forget "$STATE/$3"
   replace_file "$1" 644 "$2" || fail read_only "$DROPINS"
-  WORDS=$(sshd -t 2>&1) || { forget "$1"; fail sshd_refused_config "$WORDS"; }
+  ask_sshd -t || { forget "$1"; fail sshd_refused_config "$WORDS"; }
   reload_sshd || fail sshd_refused_config "$WORDS"
   : >"$STATE/$3"
 }
@@ -975,22 +984,28 @@ Match User $P_login
 # FILE MARK: sshd forgets a setting of ours. The mark goes last, so that a run that died in between is caught up with.
 remove_dropin() {
   [ -e "$1" ] || [ -e "$STATE/$2" ] || return 0
-  forget "$1" && sshd -t 2>/dev/null && reload_sshd && forget "$STATE/$2"
+  forget "$1" && ask_sshd -t && reload_sshd && forget "$STATE/$2"
 }
 
-# Live sessions survive a reload.
+# Live sessions survive it. An sshd that has its socket from systemd does not find it again after a reload, and ends: it
+# is restarted, where that ends nothing but itself.
 reload_sshd() {
+  find_listener
+  [ -z "$listener" ] || before=$(sockets_of "$listener")
+  told=''
   if [ -d /run/systemd/system ]; then
     for unit in ssh sshd; do
       systemctl -q is-active "$unit" || continue
-      WORDS=$(systemctl reload "$unit" 2>&1)
-      return
+      how=reload
+      if systemctl -q is-active "$unit.socket" && [ "$(systemctl show --value -p KillMode "$unit")" = process ]; then how=restart; fi
+      WORDS=$(systemctl "$how" "$unit" 2>&1) || return 1
+      [ "$how" = reload ] || return 0
+      told=$(systemctl show --value -p MainPID "$unit")
+      break
     done
   fi
-  find_listener
   [ -n "$listener" ] || return 0
-  before=$(sockets_of "$listener")
-  kill -HUP "$listener"
+  [ "$told" = "$listener" ] || kill -HUP "$listener"
   # It starts itself anew and listens on new sockets: until then a login could be refused.
   tries=0
   while [ "$tries" -lt 50 ]; do
