@@ -155,7 +155,7 @@ describe('a server that is prepared', () => {
     const somebody = await makePerson(fresh)
     const { grant, certificate, ...request } = somebody.request({ id: 'grt_folder', login: 'folder' }, 'present')
     await ensurePresent(link, runContext(), { grant, ...request })
-    const certificatePath = await somebody.keepCertificate(certificate)
+    const certificatePath = await somebody.keep(certificate)
     expect((await somebody.login(certificatePath, 'true', 'folder')).code).toBe(0)
   })
 })

@@ -43,5 +43,5 @@ if [ $# -gt 0 ]; then
 fi
 mkdir -p /run/sshd
 if command -v cron >/dev/null; then cron; else crond; fi
-atd
+if command -v atd >/dev/null; then atd; fi
 exec /usr/sbin/sshd -D -e
