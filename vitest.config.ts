@@ -6,6 +6,8 @@ export default defineConfig({
     globalSetup: ['test/hosts/global-setup.ts'],
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    // Stories on servers of their own run two at a time: most of each is waiting.
+    maxConcurrency: 2,
     // What a test waits for on a server comes late when the machine is busy.
     expect: { poll: { timeout: 10_000 } },
   },

@@ -19,6 +19,13 @@ const refused = async (code: string, act: () => Promise<unknown>) => {
 }
 
 describe('a directory', () => {
+  it('has uids that we never give', async () => {
+    const { reply } = await person.present({ id: 'grt_uid', login: 'nina' })
+    expect(reply.uid).toBeGreaterThan(20_000)
+    expect(await host.getent('passwd', '20000')).toContain('ldapuser')
+    expect(await host.passwd('nina')).toMatchObject({ uid: reply.uid })
+  })
+
   it('owns its logins, also those whose name is one of its groups', async () => {
     expect(await host.passwd('ldapuser')).toMatchObject({ uid: 20_000 })
     await refused('login_foreign', () => person.present({ id: 'grt_u', login: 'ldapuser' }))
@@ -43,13 +50,6 @@ describe('a directory', () => {
 
     expect(await person.absent(grant)).toMatchObject({ groupsRemoved: ['dbadmins'], account: 'locked' })
     expect((await person.login(certificatePath, 'true', 'dana')).code).toBe(255)
-  })
-
-  it('has uids that we never give', async () => {
-    const { reply } = await person.present({ id: 'grt_uid', login: 'nina' })
-    expect(reply.uid).toBeGreaterThan(20_000)
-    expect(await host.getent('passwd', '20000')).toContain('ldapuser')
-    expect(await host.passwd('nina')).toMatchObject({ uid: reply.uid })
   })
 
   // The last test: nobody asks the directory after it.
