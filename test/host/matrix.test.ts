@@ -24,6 +24,8 @@ interface Row {
   /** Makes the server another one; its sshd is started anew afterwards. */
   readonly setup?: string
   readonly pam?: false
+  /** The login's; default /bin/bash. */
+  readonly shell?: string
 }
 type Trust = 'root_file' | 'home'
 
@@ -73,15 +75,18 @@ describe.each(rows.filter(({ kind }) => missingBase(kind) === undefined))('$name
   it.concurrent('gives access, ends it and gives it again', { timeout: STORY_MS }, () =>
     onHost(row, async (host) => {
       await isUnderstood(host, row)
-      await wholeStory(host, first)
+      await wholeStory(host, policyOf(row, first))
     }),
   )
 
   if (second === undefined) return
   it.concurrent(`does so with trust in ${second}`, { timeout: STORY_MS }, () =>
-    onHost(row, (host) => shortStory(host, second)),
+    onHost(row, (host) => shortStory(host, policyOf(row, second))),
   )
 })
+
+const policyOf = ({ shell = '/bin/bash' }: Row, trust: Trust) => ({ trust, shell })
+type StoryPolicy = ReturnType<typeof policyOf>
 
 /** One host for each story: OpenSSH 9.8 and later shut out an address from which too many logins fail. */
 const onHost = async (row: Row, act: (host: TestHost) => Promise<void>): Promise<void> => {
@@ -117,57 +122,57 @@ const isUnderstood = async (host: TestHost, row: Row): Promise<void> => {
 interface Story {
   readonly host: TestHost
   readonly person: Person
-  readonly trust: Trust
+  readonly policy: StoryPolicy
   readonly uid: number
 }
 
 /** The first grant makes the login; what it may is seen by whoever logs in. */
-const begin = async (host: TestHost, trust: Trust, grant: GrantOptions) => {
+const begin = async (host: TestHost, policy: StoryPolicy, grant: GrantOptions) => {
   const person = await makePerson(host, join(scratchDirectory(), 'control'))
-  const { reply, certificatePath } = await person.present({ ...grant, login: LOGIN, policy: { trust } })
+  const { reply, certificatePath } = await person.present({ ...grant, login: LOGIN, policy })
   expect(reply).toMatchObject({
     createdLogin: true,
-    trust,
+    trust: policy.trust,
     groupsAdded: grant.groups,
     changed: true,
     onHostExpiry: 'full',
   })
-  expect(await host.passwd(LOGIN)).toMatchObject({ uid: reply.uid, home: `/home/${LOGIN}`, shell: '/bin/bash' })
+  expect(await host.passwd(LOGIN)).toMatchObject({ uid: reply.uid, home: `/home/${LOGIN}`, shell: policy.shell })
   expect(await host.shadow(LOGIN)).toMatchObject({ hash: '*', expires: '' })
-  const story: Story = { host, person, trust, uid: reply.uid }
+  const story: Story = { host, person, policy, uid: reply.uid }
   await seesGroups(story, certificatePath, grant.groups ?? [])
   return { story, certificatePath }
 }
 
-const wholeStory = async (host: TestHost, trust: Trust): Promise<void> => {
-  const { story, certificatePath } = await begin(host, trust, { id: 'grt_one', groups: ['dbadmins'] })
+const wholeStory = async (host: TestHost, policy: StoryPolicy): Promise<void> => {
+  const { story, certificatePath } = await begin(host, policy, { id: 'grt_one', groups: ['dbadmins'] })
   const second = await addGrant(story, { id: 'grt_two', groups: ['developers'] })
   await seesGroups(story, certificatePath, ['dbadmins', 'developers'])
 
   // Fewer groups: what ran with more of them ends, and who comes anew has what is left.
-  const end = () => story.person.absent({ id: 'grt_one', login: LOGIN, groups: ['dbadmins'], policy: { trust } })
+  const end = () => story.person.absent({ id: 'grt_one', login: LOGIN, groups: ['dbadmins'], policy })
   expect(await endsLife(story, second, end)).toMatchObject({ account: 'kept', groupsRemoved: ['dbadmins'] })
   await isOut(story, certificatePath)
   await seesGroups(story, second, ['developers'])
   await endAndComeBack(story, second, { id: 'grt_two', groups: ['developers'] })
 }
 
-const shortStory = async (host: TestHost, trust: Trust): Promise<void> => {
+const shortStory = async (host: TestHost, policy: StoryPolicy): Promise<void> => {
   const grant = { id: 'grt_one', groups: ['dbadmins'] }
-  const { story, certificatePath } = await begin(host, trust, grant)
+  const { story, certificatePath } = await begin(host, policy, grant)
   await endAndComeBack(story, certificatePath, grant)
 }
 
-const addGrant = async ({ person, trust, uid }: Story, grant: GrantOptions): Promise<string> => {
-  const { reply, certificatePath } = await person.present({ ...grant, login: LOGIN, policy: { trust } })
+const addGrant = async ({ person, policy, uid }: Story, grant: GrantOptions): Promise<string> => {
+  const { reply, certificatePath } = await person.present({ ...grant, login: LOGIN, policy })
   expect(reply).toMatchObject({ createdLogin: false, uid, groupsAdded: grant.groups ?? [] })
   return certificatePath
 }
 
 /** The last grant ends, its proof is given again, and a new grant brings the same login back. */
 const endAndComeBack = async (story: Story, certificatePath: string, grant: GrantOptions): Promise<void> => {
-  const { host, person, trust } = story
-  const request = person.request({ ...grant, login: LOGIN, generation: 2, policy: { trust } }, 'absent')
+  const { host, person, policy } = story
+  const request = person.request({ ...grant, login: LOGIN, generation: 2, policy }, 'absent')
   const end = () => ensureAbsent(person.link, runContext(), request)
   const proof = await endsLife(story, certificatePath, end)
   expect(proof).toMatchObject({ account: 'locked', groupsRemoved: grant.groups })
@@ -175,7 +180,7 @@ const endAndComeBack = async (story: Story, certificatePath: string, grant: Gran
   const locked = await host.shadow(LOGIN)
   expect(locked?.hash).toMatch(/^!/)
   expect(locked?.expires).toBe('1')
-  expect(await host.groupsOf(LOGIN)).toEqual([LOGIN, managed(trust)])
+  expect(await host.groupsOf(LOGIN)).toEqual([LOGIN, managed(policy.trust)])
   expect(await end()).toEqual({ ...proof, changed: false })
 
   const again = await addGrant(story, { id: 'grt_again' })
@@ -189,7 +194,7 @@ const seesGroups = async (story: Story, certificatePath: string, groups: readonl
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
   const [name, seen = ''] = stdout.trim().split('\n')
   expect(name).toBe(LOGIN)
-  expect(new Set(seen.split(' '))).toEqual(new Set([LOGIN, managed(story.trust), ...groups]))
+  expect(new Set(seen.split(' '))).toEqual(new Set([LOGIN, managed(story.policy.trust), ...groups]))
 }
 
 const isOut = async ({ person }: Story, certificatePath: string): Promise<void> => {

@@ -1,10 +1,10 @@
 // Real servers for tests, demo and benchmarks.
 //
-// A host is a Debian machine in a container: stock sshd under an init that reaps, PAM, sudo, cron, a
-// user `apono` that may do everything by sudo, and the groups dbadmins, developers and deploy. It listens on a port of
-// 127.0.0.1 and nowhere else, has host keys and a machine id of its own, and is not privileged. Nothing
-// in it is faked, and what tests look at they read from the host itself (`exec` is root inside it), not
-// through what they test.
+// A host is a machine in a container, by default Debian 12 (kinds.ts has the others): stock sshd under an
+// init that reaps, PAM, sudo, cron, a user `apono` that may do everything by sudo, and the groups dbadmins,
+// developers and deploy. It listens on a port of 127.0.0.1 and nowhere else, has host keys and a machine id
+// of its own, and is not privileged. Nothing in it is faked, and what tests look at they read from the host
+// itself (`exec` is root inside it), not through what they test.
 //
 // Hosts belong to a run (run.ts) and never outlive it (cleanup.ts). The image is built once (image.ts).
 // openssh.ts is the person at the other end: the OpenSSH client.
@@ -79,7 +79,8 @@ export type TestHost = {
 export async function startHost(options: HostOptions = {}): Promise<TestHost> {
   const image = options.image ?? (await hostImage(options.kind))
   const key = options.connectorKey ?? (await keygen())
-  const container = await whileStarting(() => hostContainer(image, key, options).start())
+  const run = await withCgroups(runOptions(options.kind, options.run))
+  const container = await whileStarting(() => hostContainer(image, key, run, options).start())
   const host = await describe(container, key, options)
   try {
     await setUp(host, options.setup)
@@ -90,11 +91,16 @@ export async function startHost(options: HostOptions = {}): Promise<TestHost> {
   return host
 }
 
-function hostContainer(image: string, key: KeyPair, options: HostOptions): GenericContainer {
+async function withCgroups(run: RunOptions): Promise<RunOptions> {
+  if (!run.cgroups) return run
+  const version = await mustRun('docker', ['info', '--format', '{{.CgroupVersion}}'])
+  return version.trim() === '2' ? run : { ...run, binds: [...(run.binds ?? []), '/sys/fs/cgroup'] }
+}
+
+function hostContainer(image: string, key: KeyPair, run: RunOptions, options: HostOptions): GenericContainer {
   // Read when testcontainers first looks for the engine: getHost() would say `localhost`.
   process.env['TESTCONTAINERS_HOST_OVERRIDE'] ??= '127.0.0.1'
   const user = options.user ?? 'apono'
-  const run = runOptions(options.kind, options.run)
   const container = new LoopbackContainer(image, run)
     .withAutoCleanup(false)
     .withPullPolicy(PullPolicy.neverPull())

@@ -6,6 +6,8 @@ export type RunOptions = {
   init?: false
   /** Mount options by path. */
   tmpfs?: Readonly<Record<string, string>>
+  /** It manages cgroups: those of the engine's machine where they are of the first version, else its own. */
+  cgroups?: true
   /** Paths of the engine's machine, under the same name inside, read-only. */
   binds?: readonly string[]
   capabilities?: readonly string[]
@@ -30,7 +32,7 @@ export const DEFAULT_BASE = 'debian:bookworm-slim'
 const BOOTED: RunOptions = {
   init: false,
   tmpfs: { '/run': '', '/run/lock': '', '/tmp': 'exec' },
-  binds: ['/sys/fs/cgroup'],
+  cgroups: true,
   capabilities: ['SYS_ADMIN'],
   securityOptions: ['seccomp=unconfined', 'apparmor=unconfined'],
   log: ['journalctl', '--no-pager', '--output=cat', '--unit=ssh'],
