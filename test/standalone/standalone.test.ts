@@ -151,7 +151,7 @@ describe('what an admin sees of servers that are not in order', () => {
     const broken = await host({ setup: 'rm "$(command -v sudo)"; ! command -v sudo' })
     const { integration } = await integrate([server('web-1', broken)])
     expect(integration.status).toBe('Error')
-    expect(integration.details).toContain('sudo is not installed')
+    expect(integration.details).toContain('neither sudo nor doas is installed')
     expect(integration.details).toContain('apono ALL=(ALL) NOPASSWD:ALL')
   })
 
