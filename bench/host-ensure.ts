@@ -20,10 +20,10 @@ import { asked, compare, type Figure, type Pair, type Subject } from './measure.
  * - `noop`: `warm` against `sudo -n true` over the same connection, the least that any root work costs;
  *   `noop.again`: the same for `again`.
  */
-const FIRST_ROUNDS = 6
-const CREATE_ROUNDS = 12
-const WARM_ROUNDS = 10
-const FLEET_ROUNDS = 5
+const FIRST_ROUNDS = 5
+const CREATE_ROUNDS = 8
+const WARM_ROUNDS = 8
+const FLEET_ROUNDS = 3
 const NOOP_ROUNDS = 40
 const FLEET = 20
 const PEER_COLD = 'ansible, new connection'
