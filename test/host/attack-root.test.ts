@@ -64,7 +64,8 @@ const suFromFriend = async (as: string): Promise<number | null> =>
 
 describe('with root in hand, the person does not stay by', () => {
   it('a password, a second name, another shell and home, a second line of their name', async () => {
-    const leaver = await withRoot(`echo LOGIN:${PASSWORD} | chpasswd; useradd -o -u $(id -u LOGIN) -M alias${serial}
+    const leaver =
+      await withRoot(`echo LOGIN:${PASSWORD} | chpasswd; useradd -o -u $(id -u LOGIN) -M -G dbadmins alias${serial}
       echo alias${serial}:${PASSWORD} | chpasswd; echo LOGIN:x:0:0::/root:/bin/sh >>/etc/passwd`)
     const ways = () => Promise.all([passwordLogin(login), suFromFriend(login), suFromFriend(`alias${serial}`)])
     expect(await ways()).toEqual([0, 0, 0])
@@ -75,6 +76,7 @@ describe('with root in hand, the person does not stay by', () => {
     expect(after[0]).toBe(255)
     expect(after.slice(1)).not.toContain(0)
     expect(await host.shadow(`alias${serial}`)).toMatchObject({ locked: true, expires: '1' })
+    expect((await host.exec('grep ^dbadmins: /etc/group')).stdout).not.toContain(`alias${serial}`)
     await host.exec(`sed -i '/^${login}:x:0:/d' /etc/passwd`)
     await expectGone(host, leaver)
   })
@@ -87,7 +89,7 @@ describe('with root in hand, the person does not stay by', () => {
     await host.exec(
       `install -d -m 700 -o ${login} /home/${login}/.ssh; echo '${person.key.publicKey}' >/home/${login}/.ssh/authorized_keys`,
     )
-    await expect.poll(async () => (await person.login(undefined, 'true', login)).code).toBe(0)
+    await expect.poll(async () => (await person.login(undefined, 'true', login)).code, { timeout: 10_000 }).toBe(0)
     expect(await person.absent({ id, login, groups })).toMatchObject({ processesLeft: 0, account: 'locked' })
     await host.exec('mv /etc/ssh/taken /etc/ssh/sshd_config.d/00-apono-connector.conf; pkill -HUP -o -x sshd')
     await expectGone(host, leaver)
@@ -130,7 +132,8 @@ describe('with root in hand, the person does not stay by', () => {
     await host.exec(
       `cp /var/lib/apono-connector/logins/${login} /root/kept; sed -i 's/^uid=.*/uid=0/' /var/lib/apono-connector/logins/${login}`,
     )
-    await expect(end()).rejects.toMatchObject({ code: 'ledger_unsafe' })
+    await expect(end()).rejects.toMatchObject({ code: 'revoke_incomplete' })
+    expect(await host.shadow('root')).toMatchObject({ expires: '' })
     await host.exec(`cp /root/kept /var/lib/apono-connector/logins/${login}`)
     expect(await end()).toMatchObject({ account: 'locked', assurance: 'root_was_possible' })
   })
