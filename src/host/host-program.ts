@@ -4,8 +4,8 @@ import { type ErrorFacts, JobError } from './errors.ts'
 import { readAbsentReply, readCleanupReply, readInspectReply, readPresentReply } from './facts.ts'
 import type { HostLink } from './link.ts'
 import { type Parameters, programInput, sha256 } from './parameters.ts'
-import { PROGRAM_HASH } from './program-text.ts'
-import { type Fields, readReply } from './reply.ts'
+import { type AccountTools, programHash } from './program-text.ts'
+import { type Fields, readReply, wantsBusybox } from './reply.ts'
 import type { BecomingRoot, EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
 export type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
@@ -65,7 +65,6 @@ const ensureParameters = (link: HostLink, context: RunContext, request: EnsureRe
     on_revoke: policy.onRevoke,
     root_processes: policy.rootProcesses,
     existing: policy.existingUser,
-    program: PROGRAM_HASH,
   }
 }
 
@@ -82,12 +81,21 @@ interface Reply {
   readonly by: BecomingRoot
 }
 
-const runBy = async (by: BecomingRoot, { link, context, parameters, facts }: Run): Promise<Reply> => {
+/** A grant's run says which program the server's timer should have. */
+const sentParameters = (parameters: Parameters, tools: AccountTools): Parameters =>
+  parameters.op === 'present' || parameters.op === 'absent'
+    ? { ...parameters, program: programHash(tools) }
+    : parameters
+
+/** Where there is only BusyBox, the program says so before it does anything, and the one for BusyBox follows. */
+const runBy = async (by: BecomingRoot, wanted: Run, tools: AccountTools = 'shadow'): Promise<Reply> => {
+  const { link, context, parameters, facts } = wanted
   const nonce = context.random(16).toString('hex')
-  const outcome = await link.exec(COMMANDS[by], programInput(nonce, parameters), {
+  const outcome = await link.exec(COMMANDS[by], programInput(nonce, sentParameters(parameters, tools), tools), {
     timeoutMs: context.timeoutMs,
     ...(context.signal ? { signal: context.signal } : {}),
   })
+  if (tools === 'shadow' && wantsBusybox(outcome, nonce)) return await runBy(by, wanted, 'busybox')
   return { fields: readReply(outcome, nonce, facts), by }
 }
 

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { ACCOUNT_NAME } from '../protocol/primitives.ts'
 import { JobError } from './errors.ts'
-import { PROGRAM_END, programFor } from './program-text.ts'
+import { type AccountTools, PROGRAM_END, programFor } from './program-text.ts'
 
 /** Names that program.sh knows; it refuses any other. */
 export type ParameterName =
@@ -84,19 +84,24 @@ const checkedLine = ([name, value]: [string, string]): string => {
  * The program stands in a quoted heredoc inside a function, so that it can also write itself down on the server, for the
  * timer that ends grants with nobody alive. Cut off anywhere, the whole is a syntax error and runs nothing.
  */
-const definitions = (operation: string): string =>
-  [`apono_text() { cat <<'${PROGRAM_END}'`, programFor(operation), PROGRAM_END, '}', 'eval "$(apono_text)"', ''].join(
-    '\n',
-  )
+const definitions = (operation: string, tools: AccountTools): string =>
+  [
+    `apono_text() { cat <<'${PROGRAM_END}'`,
+    programFor(operation, tools),
+    PROGRAM_END,
+    '}',
+    'eval "$(apono_text)"',
+    '',
+  ].join('\n')
 
 /**
  * What goes to the remote shell's stdin: constant text, then one call whose data stands in a quoted heredoc.
  * @param nonce hex of this run; frames the output and the heredoc, so that no data can end either
  */
-export const programInput = (nonce: string, parameters: Parameters): string => {
+export const programInput = (nonce: string, parameters: Parameters, tools: AccountTools = 'shadow'): string => {
   if (!/^[0-9a-f]{32}$/.test(nonce)) throw new JobError('internal_error', 'the nonce must be 32 hex digits')
   const lines = Object.entries(parameters).map(checkedLine).join('')
-  return `${definitions(parameters.op ?? '')}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
+  return `${definitions(parameters.op ?? '', tools)}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
 }
 
 export const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')

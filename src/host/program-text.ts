@@ -7,14 +7,15 @@ import { readFileSync } from 'node:fs'
  *
  *     # ------ title {all}          every job
  *     # ------ title {change}       all that changes something, and the timer on the server
+ *     # ------ title {shadow}       the same; busybox.sh goes in its place to a server without shadow-utils
  *     # ------ title {present}      making a server match a grant
  *     # ------ title {inspect}      looking
  *     # ------ title {uninstall}    leaving
  *     # ------ title {tests}        nobody: what tests read in the source
  */
-const SECTION = /^# -{20,} .*\{(all|change|present|inspect|uninstall|tests)\}$/
+const SECTION = /^# -{20,} .*\{(all|change|shadow|present|inspect|uninstall|tests)\}$/
 
-type Audience = 'all' | 'change' | 'present' | 'inspect' | 'uninstall' | 'tests'
+type Audience = 'all' | 'change' | 'shadow' | 'present' | 'inspect' | 'uninstall' | 'tests'
 
 interface Section {
   readonly audience: Audience
@@ -43,32 +44,44 @@ const sectionsOf = (source: string): readonly Section[] => {
 }
 
 const NEEDED = {
-  change: ['all', 'change'],
-  present: ['all', 'change', 'present'],
+  change: ['all', 'change', 'shadow'],
+  present: ['all', 'change', 'shadow', 'present'],
   inspect: ['all', 'inspect'],
-  uninstall: ['all', 'change', 'uninstall'],
+  uninstall: ['all', 'change', 'shadow', 'uninstall'],
 } as const satisfies Readonly<Record<string, readonly Audience[]>>
 
-const SECTIONS = sectionsOf(readFileSync(new URL('./program.sh', import.meta.url), 'utf8'))
+/** What a server has for its accounts: `useradd` and its like, or nothing but BusyBox. */
+export type AccountTools = 'shadow' | 'busybox'
 
-const textFor = (what: keyof typeof NEEDED): string =>
+const read = (name: string): string => readFileSync(new URL(name, import.meta.url), 'utf8')
+const SECTIONS = sectionsOf(read('./program.sh'))
+const BUSYBOX = withoutComments(read('./busybox.sh'))
+
+const textFor = (what: keyof typeof NEEDED, tools: AccountTools): string =>
   SECTIONS.filter(({ audience, text }) => text !== '' && (NEEDED[what] as readonly Audience[]).includes(audience))
-    .map(({ text }) => text)
+    .map(({ audience, text }) => (audience === 'shadow' && tools === 'busybox' ? BUSYBOX : text))
     .join('\n')
 
-const TEXTS = {
-  present: textFor('present'),
-  inspect: textFor('inspect'),
-  uninstall: textFor('uninstall'),
-  change: textFor('change'),
-}
+const textsFor = (tools: AccountTools) => ({
+  present: textFor('present', tools),
+  inspect: textFor('inspect', tools),
+  uninstall: textFor('uninstall', tools),
+  change: textFor('change', tools),
+})
+
+const TEXTS = { shadow: textsFor('shadow'), busybox: textsFor('busybox') } as const
 
 /** The program for one operation (`present`, `absent`, `cleanup`, `inspect`, `uninstall`). */
-export const programFor = (operation: string): string =>
-  operation === 'present' || operation === 'inspect' || operation === 'uninstall' ? TEXTS[operation] : TEXTS.change
+export const programFor = (operation: string, tools: AccountTools = 'shadow'): string =>
+  operation === 'present' || operation === 'inspect' || operation === 'uninstall'
+    ? TEXTS[tools][operation]
+    : TEXTS[tools].change
+
+const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
+const HASHES = { shadow: hash(TEXTS.shadow.present), busybox: hash(TEXTS.busybox.present) } as const
 
 /** Says which program a server's timer has: that of `present`. */
-export const PROGRAM_HASH = createHash('sha256').update(TEXTS.present).digest('hex')
+export const programHash = (tools: AccountTools): string => HASHES[tools]
 
 /** Ends the quoted heredoc that carries the program; no line of the program may be this. */
 export const PROGRAM_END = 'APONO_PROGRAM_END'

@@ -1,4 +1,5 @@
-# apono-connector host program. Everything that ever runs on a server is in this file.
+# apono-connector host program. Everything that ever runs on a server is in this file (and in busybox.sh, which stands in
+# for one section of it).
 #
 # It is sent on the stdin of   env LC_ALL=C sudo -n -- /bin/sh -s   (without sudo where the connection user is root),
 # followed by one call:        apono_main NONCE <<'APONO_EOF_NONCE' ... key=value lines ... APONO_EOF_NONCE
@@ -59,7 +60,8 @@ printable() {
 have() { command -v "$1" >/dev/null 2>&1; }
 nap() { sleep "$1" 2>/dev/null || sleep 1; }
 # For what may wait on somebody else (a directory server, the person's own processes) while we hold the lock.
-bounded() { if have timeout; then timeout -s KILL 10 "$@"; else "$@"; fi; }
+# BusyBox's watches for a second longer, and would hold the lock.
+bounded() { if have timeout; then timeout -s KILL 10 "$@" 9>&-; else "$@"; fi; }
 lookup() { have getent && bounded getent "$@"; }
 
 # ------------------------------------------------------------ parameters {all}
@@ -154,6 +156,7 @@ take_lock() {
     nap 0.1
   done
   exec 2>"$RUN/said"
+  mend_files
 }
 
 # Where no process can be started, a shell gives up, but the shell inside a $(...) gives up alone, and what it should have
@@ -479,6 +482,17 @@ in_directory_group() {
   lookup group "$1" | awk -F: -v login="$2" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 } END { exit !found }'
 }
 
+is_off() { awk -F: -v name="$1" '$1 == name && $2 ~ /^!/ && $8 == 1 { off = 1 } END { exit !off }' /etc/shadow; }
+
+# ------------------------------------------------------------ account tools: shadow-utils {shadow}
+#
+# Nothing else changes an account or a group. A server that has only BusyBox gets busybox.sh in place of this section. What
+# a tool says of a membership counts for nothing: the callers read it back.
+
+# Before anything is changed: the connector then sends the other program.
+tools_fit() { { have useradd && have usermod && have groupadd; } || finish busybox; }
+mend_files() { :; }
+
 # Account tools say the same words for a lock that will be free soon and for a read-only /etc: only the first is waited for.
 patiently() {
   tries=0
@@ -491,14 +505,43 @@ patiently() {
   done
 }
 
+# LOGIN UID SHELL: with a group of its own, and expired from the first moment: nobody can use it before it is finished.
+account_create() {
+  # A run that died inside useradd may have left the login's own group behind.
+  own_group=-U; ! group_is_local "$1" || own_group="-g $1"
+  # shellcheck disable=SC2086  # an option, or an option and a checked name
+  patiently useradd -m -d "/home/$1" -u "$2" $own_group -s "$3" -p '*' -e 1970-01-02 -c apono-connector "$1"
+}
 # usermod refuses a name that stands twice in /etc/passwd; chage and passwd look at /etc/shadow only.
 account_off() { patiently usermod -e 1 -L "$1" || { patiently chage -E 1 "$1" && patiently passwd -l "$1"; }; }
-is_off() { awk -F: -v name="$1" '$1 == name && $2 ~ /^!/ && $8 == 1 { off = 1 } END { exit !off }' /etc/shadow; }
 account_expire() { patiently usermod -e 1 "$1"; }
 # '*' is a password that nobody can type and that no sshd takes for a lock, as it does '!'.
 account_on() { patiently usermod -p '*' -e '' "$1"; }
+# Never -f: it leaves live processes. Never -r: root removes nothing below a path that the person laid.
+account_delete() { patiently userdel "$1" && ! is_account "$1"; }
+
+group_create() { patiently groupadd -r "$1"; }
+group_delete() { patiently groupdel "$1"; }
+# GROUP LOGIN
+group_join() { patiently usermod -aG "$1" "$2"; }
+group_leave() {
+  # gpasswd loses updates without saying so (shadow-maint/shadow#347).
+  if usermod --help 2>&1 | grep -q -e '-r, --remove' && is_account "$2"; then patiently usermod -rG "$1" "$2"
+  else patiently gpasswd -d "$2" "$1"; fi
+}
 
 # ------------------------------------------------------------ what both ensure and inspect look at {all}
+
+# The shell of the account, in BY. BusyBox's setpriv changes no uid; its su opens no PAM session, another one would.
+can_become() {
+  BY="setpriv --reuid $A_uid --regid $A_gid --clear-groups -- /bin/sh"
+  have busybox || { have setpriv; return; }
+  case $(su --help 2>&1; setpriv --help 2>&1) in
+    *--reuid*) ;;
+    BusyBox*) BY="su -s /bin/sh $(awk -F: -v uid="$A_uid" '$3 == uid { print $1; exit }' /etc/passwd)" ;;
+    *) return 1 ;;
+  esac
+}
 
 includes_dropins() {
   [ -d "$DROPINS" ] && awk '
@@ -600,7 +643,7 @@ present() {
 
 # Everything that can refuse, before anything is changed.
 preflight() {
-  for tool in useradd usermod groupadd sha256sum awk; do have "$tool" || fail tool_missing "$tool"; done
+  for tool in sha256sum awk; do have "$tool" || fail tool_missing "$tool"; done
   [ -w /etc/passwd ] || fail read_only /etc
   [ -n "$P_ca_type" ] || case $NL$R_trust in
     *"${NL}trust=$P_generation "*) ;;
@@ -608,7 +651,7 @@ preflight() {
   esac
   check_login
   mode=${L_trust_mode:-$P_trust}
-  [ "$mode" = root_file ] || have setpriv || fail tool_missing setpriv
+  [ "$mode" = root_file ] || can_become || fail tool_missing setpriv
   [ "$mode" = home ] || have sshd || fail tool_missing sshd
   [ "$mode" = home ] || includes_dropins || fail trust_not_effective "sshd_config does not include $DROPINS"
   split_groups "$P_groups"
@@ -682,12 +725,7 @@ make_login() {
     attempts=$((attempts + 1))
     # An admin's useradd takes the number after the highest as well, perhaps a moment before ours.
     { [ -n "$L_uid" ] && ! uid_taken; } || { pick_uid; echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"; write_login; }
-    # A run that died inside useradd may have left the login's own group behind.
-    own_group=-U; ! group_is_local "$P_login" || own_group="-g $P_login"
-    # Expired from the first moment: nobody can use it before it is finished.
-    # shellcheck disable=SC2086  # an option, or an option and a checked name
-    if patiently useradd -m -d "/home/$P_login" -u "$L_uid" $own_group -s "$P_shell" -p '*' -e 1970-01-02 \
-      -c apono-connector "$P_login"; then CHANGED=true WORDS='the account is not there'
+    if account_create "$P_login" "$L_uid" "$P_shell"; then CHANGED=true WORDS='the account is not there'
     elif ! uid_taken; then attempts=5; fi
     [ "$attempts" -lt 5 ] || is_account "$P_login" || fail account_change_failed "useradd: $WORDS"
   done
@@ -697,14 +735,18 @@ make_login() {
 # Safe as root: /home is root's, and the person cannot be in yet.
 finish_login() {
   group=$(managed_group)
-  group_is_local "$group" || patiently groupadd -r "$group" || fail account_change_failed "groupadd: $WORDS"
-  [ -d "/home/$P_login" ] || { mkdir -m 700 "/home/$P_login" && chown "$A_uid:$A_gid" "/home/$P_login"; }
-  chmod 700 "/home/$P_login" || fail account_change_failed "chmod /home/$P_login"
-  patiently usermod -aG "$group" "$P_login" || fail account_change_failed "usermod: $WORDS"
+  group_is_local "$group" || group_create "$group" || fail account_change_failed "$WORDS"
+  make_home "/home/$P_login" || fail account_change_failed "/home/$P_login"
+  group_join "$group" "$P_login" || fail account_change_failed "$WORDS"
   in_group "$group" "$P_login" || fail group_change_failed "$group"
 }
 
 uid_taken() { awk -F: -v uid="$L_uid" '$3 == uid { found = 1 } END { exit !found }' /etc/passwd; }
+
+make_home() {
+  [ -d "$1" ] || { mkdir -m 700 "$1"; cp -R /etc/skel/. "$1"; } 2>/dev/null
+  chown -hR "$A_uid:$A_gid" "$1" && chmod 700 "$1"
+}
 
 # The lowest uid of the range that nobody has and that we never gave to anybody.
 pick_uid() {
@@ -785,7 +827,7 @@ join_group() {
   split_groups "$L_added"
   # shellcheck disable=SC2086
   among "$1" $LIST || { L_added=${L_added:+$L_added,}$1; write_login; }
-  patiently usermod -aG "$1" "$P_login" && in_group "$1" "$P_login" || return 1
+  group_join "$1" "$P_login" && in_group "$1" "$P_login" || return 1
   ADDED="$ADDED $1" CHANGED=true
 }
 
@@ -795,9 +837,7 @@ leave_group() {
   while in_group "$1" "$2"; do
     [ "$tries_left" -gt 0 ] || return 1
     tries_left=$((tries_left - 1))
-    # gpasswd loses updates without saying so (shadow-maint/shadow#347): only what is read back counts.
-    if usermod --help 2>&1 | grep -q -e '-r, --remove' && is_account "$2"; then patiently usermod -rG "$1" "$2"
-    else patiently gpasswd -d "$2" "$1"; fi
+    group_leave "$1" "$2"
     CHANGED=true
   done
   split_groups "$L_added"
@@ -900,9 +940,10 @@ write_root_trust() {
 # a deadline; could feed it anything, so it has little memory; and could take hold of its descriptors, so nothing waits
 # for what it prints: it answers by its exit code.
 as_login() {
+  can_become || return
   script="ulimit -v 500000; $1"; shift
-  bounded env -i "PATH=$PATH" LC_ALL=C setpriv --reuid "$A_uid" --regid "$A_gid" --clear-groups -- \
-    /bin/sh -c "$script" "$@" >/dev/null 2>&1 9>&-
+  # shellcheck disable=SC2086  # words
+  bounded env -i "PATH=$PATH" LC_ALL=C $BY -c "$script" "$@" >/dev/null 2>&1 9>&-
 }
 
 # Our lines on stdin; all other lines stay. Everything happens with the person's own rights, so a link or a fifo in the
@@ -1435,7 +1476,7 @@ end_at_jobs() {
 # Looked at as the person, when nobody is left: root follows no path that the person laid. In `home` mode the trust lines
 # of other grants are ours.
 note_own_keys() {
-  have setpriv || return 0
+  can_become || return 0
   tag=' apono:'; [ "$L_trust_mode" = home ] || tag='a^'
   # shellcheck disable=SC2016  # expands there
   count_as_login 'chmod u+rwx "$1" "$1/.ssh"; cd -P -- "$1/.ssh" || exit
@@ -1601,12 +1642,6 @@ delete_login() {
   ACCOUNT=deleted CHANGED=true
 }
 
-account_delete() {
-  # Never -f: it leaves live processes. Never -r: root removes nothing below a path that the person laid.
-  patiently userdel "$1" || return 1
-  ! is_account "$1"
-}
-
 # In one step, out of everybody's reach: what is removed then is no path of the person's any more.
 put_home_away() {
   home=/home/$L_login HOME_KEPT=$ARCHIVE/$L_login.$L_uid
@@ -1649,7 +1684,6 @@ delete_ledger() {
   if [ "$P_keep_uids" = no ]; then rm -rf "$STATE"; else rm -rf "$STATE/grants" "$STATE/logins" "$STATE/ledger"; fi
 }
 drop_folder() { [ ! -d "$1" ] || rmdir "$1"; }
-group_delete() { patiently groupdel "$1"; }
 
 # ------------------------------------------------------------ inspect: look, change nothing {inspect}
 
@@ -1677,7 +1711,7 @@ inspect_system() {
     field "os_$key" "$(printable "$value")"
   done
   field kernel "$(printable "$(uname -r)")"
-  stamp=$(date +%s%3N); case $stamp in *[!0-9]*) stamp=${NOW}000 ;; esac
+  stamp=$(date +%s%3N); case $stamp in '' | *[!0-9]*) stamp=${NOW}000 ;; esac
   field clock "$stamp"
   for path in /run/nologin /etc/nologin; do [ ! -e "$path" ] || problem error ssh_nologin "$path"; done
   # Who logged in is told by this number alone once sudo has changed the uids.
@@ -1718,7 +1752,7 @@ inspect_sshd() {
       if includes_dropins; then field trust root_file
       else problem warning trust_not_effective "sshd_config does not include $DROPINS, or only behind a Match"; fi ;;
   esac
-  ! have setpriv || field trust home
+  ! can_become || field trust home
   if ! settings=$(sshd_settings "$newcomer"); then
     # Without its own unit's folder sshd says nothing here; `install_dropin` makes it.
     case $settings in *'separation directory'*) bad=warning ;; *) bad=error ;; esac
@@ -1794,7 +1828,8 @@ inspect_tools() {
   for tool in useradd usermod groupadd gpasswd flock setpriv sha256sum getent systemctl loginctl crontab atq sudo doas; do
     ! have "$tool" || field tool "$tool"
   done
-  for tool in useradd usermod groupadd flock sha256sum awk; do have "$tool" || problem error tool_missing "$tool"; done
+  for tool in flock sha256sum awk; do have "$tool" || problem error tool_missing "$tool"; done
+  { have useradd && have usermod && have groupadd; } || have busybox || problem error tool_missing useradd
 }
 
 # The sudo that started us: it need not be the one in our PATH.
@@ -1870,7 +1905,8 @@ inspect_ledger() {
 
 # ------------------------------------------------------------ every function that changes something by itself {tests}
 
-KILL_POINTS='own_folder take_lock forget replace_file account_off account_expire account_on account_delete
+KILL_POINTS='own_folder take_lock forget replace_file account_create account_off account_expire account_on account_delete
+group_create group_join group_leave edit change_file share_change lock_file mend_files make_home
 make_login finish_login join_group leave_group write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
 end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home group_delete
 delete_ledger drop_folder'
@@ -1901,6 +1937,7 @@ apono_main() {
   exec </dev/null
   [ "$uid" = 0 ] || fail not_root "uid $uid"
   NOW=$(date +%s)
+  [ "$P_op" = inspect ] || tools_fit
   [ "$P_op" != uninstall ] || expire_all >/dev/null
   [ "$P_op" = inspect ] || take_lock || fail host_busy "$RUN/lock"
   open_ledger

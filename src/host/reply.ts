@@ -48,6 +48,10 @@ const failure = (line: string, fields: Fields, facts: ErrorFacts): JobError => {
   return JobError.reported(code, serverText(detail), facts, recorded)
 }
 
+/** Whether the program did nothing because this server has no useradd: it wants what is made for BusyBox. */
+export const wantsBusybox = (outcome: ExecOutcome, nonce: string): boolean =>
+  ownLines(outcome.stdout, nonce).at(-1) === 'end busybox'
+
 /**
  * Reads what a run of the program printed.
  *

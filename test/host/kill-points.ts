@@ -7,7 +7,8 @@ import type { TestHost } from '../hosts/hosts.ts'
  * `program.sh` lists every function that changes the server by itself: its kill points. Here the program is made to die by
  * SIGKILL just before a chosen one of their calls, as a power cut or an out-of-memory killer would have it.
  */
-const source = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
+const read = (name: string) => readFileSync(new URL(`../../src/host/${name}`, import.meta.url), 'utf8')
+const source = `${read('program.sh')}${read('busybox.sh')}`
 
 export const killPoints: readonly string[] =
   /^KILL_POINTS='([^']*)'/m
@@ -36,9 +37,9 @@ printf x >>${FOLDER}/hits
 [ "$(wc -c <${FOLDER}/hits | tr -d ' ')" != "$(cat ${FOLDER}/at)" ] || { kill -KILL $$; sh -c 'kill -KILL $PPID'; }
 }`
 
-const instrumented = (input: string): string => {
+const instrumented = (input: string, points: readonly string[]): string => {
   const end = input.indexOf(`\n${PROGRAM_END}\n`)
-  const defined = killPoints.filter((name) => new RegExp(`^${name}\\(\\) `, 'm').test(input))
+  const defined = points.filter((name) => new RegExp(`^${name}\\(\\) `, 'm').test(input))
   const renamed = defined.reduce(
     (text, name) => text.replace(new RegExp(`^${name}\\(\\) `, 'm'), `${name}__() `),
     input.slice(0, end),
@@ -47,11 +48,11 @@ const instrumented = (input: string): string => {
   return [renamed, HIT, ...wrappers].join('\n') + input.slice(end)
 }
 
-/** The same link, with a program that can be told to die. */
-export const killableLink = (host: TestHost, link: HostLink) => {
+/** The same link, with a program that can be told to die, before calls of all kill points or of some. */
+export const killableLink = (host: TestHost, link: HostLink, points: readonly string[] = killPoints) => {
   const set = (at: string) => host.exec(`mkdir -p ${FOLDER}; : >${FOLDER}/hits; echo '${at}' >${FOLDER}/at`)
   return {
-    link: { ...link, exec: (command, stdin, options) => link.exec(command, instrumented(stdin), options) } as HostLink,
+    link: { ...link, exec: (command, stdin, options) => link.exec(command, instrumented(stdin, points), options) } as HostLink,
     /** From now on it dies before the given call of a kill point, counted from 1. */
     dieAt: (call: number) => set(String(call)),
     live: () => set('never'),

@@ -26,9 +26,15 @@ export type HostProcess = {
   command: string
 }
 
+/** By name or number. Where there is no getent (BusyBox), there is no name service but the files. */
+const getentScript = `
+command -v getent >/dev/null && exec getent "$1" "$2"
+awk -F: -v key="$2" '$1 == key || $3 == key && key ~ /^[0-9]+$/ { print; found = 1; exit } END { if (!found) exit 2 }' "/etc/$1"
+`
+
 /** One line of a database of the name service, as fields; undefined when there is none. */
 export async function getent(exec: RootExec, database: string, key: string): Promise<string[] | undefined> {
-  const { code, stdout, stderr } = await exec(['getent', database, key])
+  const { code, stdout, stderr } = await exec(['sh', '-c', getentScript, 'sh', database, key])
   if (code === 2) return undefined
   if (code !== 0) throw new Error(`getent ${database} ${key} exited ${code}: ${stderr.trim()}`)
   return stdout.trimEnd().split(':')

@@ -46,6 +46,7 @@ const kinds = {
   'sudo-rs': { folder: 'sudo-rs', on: 'debian13' },
   doas: { folder: 'doas', on: 'debian' },
   mksh: { folder: 'mksh', on: 'debian' },
+  busybox: { folder: 'busybox', base: DEFAULT_BASE },
   ldap: { folder: 'ldap', on: 'debian' },
   ubuntu: { folder: 'debian', base: 'ubuntu:24.04', optional: true },
   rocky8: { folder: 'debian', base: 'rockylinux/rockylinux:8', optional: true },
