@@ -10,12 +10,12 @@ import { readFileSync } from 'node:fs'
  *     # ------ title {shadow}       the same; busybox.sh goes in its place to a server without shadow-utils
  *     # ------ title {present}      making a server match a grant
  *     # ------ title {inspect}      looking
- *     # ------ title {uninstall}    leaving
+ *     # ------ title {leave}        deleting accounts, and all the rest
  *     # ------ title {tests}        nobody: what tests read in the source
  */
-const SECTION = /^# -{20,} .*\{(all|change|shadow|present|inspect|uninstall|tests)\}$/
+const SECTION = /^# -{20,} .*\{(all|change|shadow|present|inspect|leave|tests)\}$/
 
-type Audience = 'all' | 'change' | 'shadow' | 'present' | 'inspect' | 'uninstall' | 'tests'
+type Audience = 'all' | 'change' | 'shadow' | 'present' | 'inspect' | 'leave' | 'tests'
 
 interface Section {
   readonly audience: Audience
@@ -47,7 +47,7 @@ const NEEDED = {
   change: ['all', 'change', 'shadow'],
   present: ['all', 'change', 'shadow', 'present'],
   inspect: ['all', 'inspect'],
-  uninstall: ['all', 'change', 'shadow', 'uninstall'],
+  leave: ['all', 'change', 'shadow', 'leave'],
 } as const satisfies Readonly<Record<string, readonly Audience[]>>
 
 /** What a server has for its accounts: `useradd` and its like, or nothing but BusyBox. */
@@ -65,17 +65,18 @@ const textFor = (what: keyof typeof NEEDED, tools: AccountTools): string =>
 const textsFor = (tools: AccountTools) => ({
   present: textFor('present', tools),
   inspect: textFor('inspect', tools),
-  uninstall: textFor('uninstall', tools),
+  leave: textFor('leave', tools),
   change: textFor('change', tools),
 })
 
 const TEXTS = { shadow: textsFor('shadow'), busybox: textsFor('busybox') } as const
 
 /** The program for one operation (`present`, `absent`, `cleanup`, `inspect`, `uninstall`). */
-export const programFor = (operation: string, tools: AccountTools = 'shadow'): string =>
-  operation === 'present' || operation === 'inspect' || operation === 'uninstall'
-    ? TEXTS[tools][operation]
-    : TEXTS[tools].change
+export const programFor = (operation: string, tools: AccountTools = 'shadow'): string => {
+  const texts = TEXTS[tools]
+  if (operation === 'cleanup' || operation === 'uninstall') return texts.leave
+  return operation === 'present' || operation === 'inspect' ? texts[operation] : texts.change
+}
 
 const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
 const HASHES = { shadow: hash(TEXTS.shadow.present), busybox: hash(TEXTS.busybox.present) } as const

@@ -641,6 +641,13 @@ present() {
   conclude present "$TRUST" "$RESULT"
 }
 
+# A deletion that a run died in is finished before the name is given again.
+finish_deletion() {
+  { [ -n "$HOST_ID" ] && read_login "$P_login" && [ "$L_state.$L_cp.$L_person" = "deleting.$P_cp.$P_person" ]; } || return 0
+  P_homes=archive
+  delete_login
+}
+
 # Everything that can refuse, before anything is changed.
 preflight() {
   for tool in sha256sum awk; do have "$tool" || fail tool_missing "$tool"; done
@@ -1601,32 +1608,7 @@ expire_one() {
   absent
 }
 
-# ------------------------------------------------------------ cleanup: the end of an account {change}
-
-cleanup() {
-  ACCOUNT=kept HOME_KEPT=''
-  if read_login "$P_login"; then
-    [ "$L_cp" = "$P_cp" ] || fail login_taken "$P_login"
-    live=$(grants_of "$P_login")
-    [ -z "$live" ] || fail grants_live "$live"
-    adopted || delete_login
-  elif ! find_account "$P_login"; then ACCOUNT=deleted; fi
-  printf '%s\n' "account $ACCOUNT" "home ${HOME_KEPT:--}" "changed $CHANGED" | while IFS= read -r line; do say "field $line"; done
-  field host_id "$HOST_ID"
-  finish ok
-}
-
-# Grants of a login that are not ended yet, by whatever control plane.
-grants_of() {
-  unended | while read -r end file; do ! grep -qxF -e "login=$1" "$file" || echo "${file##*/}"; done
-}
-
-# A deletion that a run died in is finished before the name is given again.
-finish_deletion() {
-  { [ -n "$HOST_ID" ] && read_login "$P_login" && [ "$L_state.$L_cp.$L_person" = "deleting.$P_cp.$P_person" ]; } || return 0
-  P_homes=archive
-  delete_login
-}
+# ------------------------------------------------------------ the end of an account {change}
 
 # The uid stays in the ledger's list for ever: nobody gets it again.
 delete_login() {
@@ -1657,7 +1639,25 @@ put_home_away() {
 move_home() { mv "$1" "$2"; }
 delete_home() { rm -rf "$HOME_KEPT"; rmdir "$ARCHIVE" 2>/dev/null; }
 
-# ------------------------------------------------------------ uninstall: as if we had never been here {uninstall}
+# ------------------------------------------------------------ cleanup; uninstall: as if we had never been here {leave}
+
+cleanup() {
+  ACCOUNT=kept HOME_KEPT=''
+  if read_login "$P_login"; then
+    [ "$L_cp" = "$P_cp" ] || fail login_taken "$P_login"
+    live=$(grants_of "$P_login")
+    [ -z "$live" ] || fail grants_live "$live"
+    adopted || delete_login
+  elif ! find_account "$P_login"; then ACCOUNT=deleted; fi
+  printf '%s\n' "account $ACCOUNT" "home ${HOME_KEPT:--}" "changed $CHANGED" | while IFS= read -r line; do say "field $line"; done
+  field host_id "$HOST_ID"
+  finish ok
+}
+
+# Grants of a login that are not ended yet, by whatever control plane.
+grants_of() {
+  unended | while read -r end file; do ! grep -qxF -e "login=$1" "$file" || echo "${file##*/}"; done
+}
 
 uninstall() {
   live=$(unended | sed 's/.*\///')

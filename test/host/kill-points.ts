@@ -52,7 +52,10 @@ const instrumented = (input: string, points: readonly string[]): string => {
 export const killableLink = (host: TestHost, link: HostLink, points: readonly string[] = killPoints) => {
   const set = (at: string) => host.exec(`mkdir -p ${FOLDER}; : >${FOLDER}/hits; echo '${at}' >${FOLDER}/at`)
   return {
-    link: { ...link, exec: (command, stdin, options) => link.exec(command, instrumented(stdin, points), options) } as HostLink,
+    link: {
+      ...link,
+      exec: (command, stdin, options) => link.exec(command, instrumented(stdin, points), options),
+    } as HostLink,
     /** From now on it dies before the given call of a kill point, counted from 1. */
     dieAt: (call: number) => set(String(call)),
     live: () => set('never'),

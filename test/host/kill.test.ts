@@ -20,8 +20,8 @@ describe('the list of kill points', () => {
     ].join('|'),
     'm',
   )
-  /** `aside` is part of a text that runs as the person, in one go. */
-  const harmless = new Set(['aside'])
+  /** `aside` is part of a text that runs as the person, in one go; `ask_sshd` makes the folder that sshd wants to be asked. */
+  const harmless = new Set(['aside', 'ask_sshd'])
 
   it('has every function that changes the server by itself', () => {
     const unlisted = [...functions()]

@@ -22,10 +22,10 @@ describe('the program as it is sent', () => {
   )
 
   it('lost its comments and nothing else: every text that it carries is whole', async () => {
-    const sent = ['present', 'uninstall', 'inspect'].map(programFor).join('\n')
+    const sent = ['present', 'uninstall', 'inspect'].map((operation) => programFor(operation)).join('\n')
     expect(sent).not.toMatch(/^\s*#/m)
     // But for what only tests read.
-    const whole = source.replace(/^# -+ [^\n]*\{tests\}$[^]*?(?=^# -)/m, '')
+    const whole = source.replace(/^# -+ [^\n]*\{tests\}$[\s\S]*?(?=^# -)/m, '')
     expect(await variables(sent)).toBe(await variables(whole))
   })
 
