@@ -4,6 +4,8 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     globalSetup: ['test/hosts/global-setup.ts'],
+    // Most of a test's time is waiting for a server.
+    maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // Stories on servers of their own run two at a time: most of each is waiting.

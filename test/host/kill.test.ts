@@ -193,6 +193,8 @@ const stories: readonly Story[] = [
   {
     name: 'uninstall',
     prepare: async (of) => {
+      // Of what the other stories left, which takes its time.
+      await uninstall(person.link, { ...runContext(), timeoutMs: 300_000 }, { keepUids: false, homes: 'delete' })
       await of.present()
       await of.absent()
     },
