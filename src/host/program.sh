@@ -37,7 +37,7 @@ places() {
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
   FLUSH=''                                # a folder to flush with the next
-  CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS=''
+  CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS='' WAITS=0
 }
 
 # ------------------------------------------------------------ talking to the connector {all}
@@ -834,16 +834,35 @@ join_group() {
   split_groups "$L_added"
   # shellcheck disable=SC2086
   among "$1" $LIST || { L_added=${L_added:+$L_added,}$1; write_login; }
-  group_join "$1" "$P_login" && in_group "$1" "$P_login" || return 1
+  tries_left=8 rounds=0
+  while [ "$rounds" -lt 2 ]; do
+    rounds=$((rounds + 1)); outlast_gpasswd
+    in_group "$1" "$P_login" && continue
+    [ "$tries_left" -gt 0 ] || return 1
+    tries_left=$((tries_left - 1)) rounds=0
+    group_join "$1" "$P_login" || return 1
+  done
   ADDED="$ADDED $1" CHANGED=true
+}
+
+# gpasswd writes a group as it was before gpasswd had the lock, and says nothing (shadow-maint/shadow#347): one that runs
+# now may take back what we did. So those are waited for, and what is read back then counts, twice. Anybody may call a
+# process so: 2 s in all.
+outlast_gpasswd() {
+  set +f; set -- /proc/[0-9]*; set -f
+  for process in "$@"; do
+    while [ "$WAITS" -lt 100 ] && read -r title <"$process/comm" && [ "$title" = gpasswd ]; do WAITS=$((WAITS + 1)); nap 0.02; done
+  done 2>/dev/null
 }
 
 # GROUP NAME
 leave_group() {
-  tries_left=5
-  while in_group "$1" "$2"; do
+  tries_left=8 rounds=2
+  while in_group "$1" "$2" || [ "$rounds" -lt 2 ]; do
+    rounds=$((rounds + 1)); outlast_gpasswd
+    in_group "$1" "$2" || continue
     [ "$tries_left" -gt 0 ] || return 1
-    tries_left=$((tries_left - 1))
+    tries_left=$((tries_left - 1)) rounds=0
     group_leave "$1" "$2"
     CHANGED=true
   done

@@ -94,7 +94,7 @@ describe('twenty grants at once', () => {
 
 describe('beginning and end that cross', () => {
   const settled = (acts: Promise<unknown>[]) => Promise.allSettled(acts)
-  const later = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds))
+  const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
   it.each([0, 15, 40, 80, 150])('come to the higher pair, whoever is first: %i ms apart', async (apart) => {
     const { createdLogin } = await grant(0, { id: `${id}other`, login })
@@ -104,7 +104,7 @@ describe('beginning and end that cross', () => {
     // The end is the higher pair.
     await settled([
       grant(0, { id, login, groups: ['dbadmins'] }),
-      later(apart).then(() => end(1, { id, login, generation: 2 })),
+      pause(apart).then(() => end(1, { id, login, generation: 2 })),
     ])
     expect({ apart, has: await has() }).toEqual({ apart, has: '0' })
     expect(await host.groupsOf(login)).not.toContain('dbadmins')
@@ -112,9 +112,9 @@ describe('beginning and end that cross', () => {
     // The beginning is: whichever comes first, what stands at the end is generation 4.
     await grant(0, { id, login, generation: 3, groups: ['dbadmins'] })
     await settled([
-      later(apart).then(() => end(0, { id, login, generation: 3, epoch: 1 })),
+      pause(apart).then(() => end(0, { id, login, generation: 3, epoch: 1 })),
       grant(1, { id, login, generation: 4, groups: ['developers'] }),
-      later(apart / 2).then(() => end(2, { id, login, generation: 3 })),
+      pause(apart / 2).then(() => end(2, { id, login, generation: 3 })),
     ])
     expect({ apart, has: await has() }).toEqual({ apart, has: expect.stringMatching(/^[1-9]$/) })
     expect(await host.groupsOf(login)).toContain('developers')
@@ -127,10 +127,10 @@ describe('beginning and end that cross', () => {
       const of = { id: `${id}_${wait}`, login: `${login}_${wait}` }
       const { certificatePath, reply } = await person.present(of)
       const logins = [0, 1, 2, 3].map(async (n) => {
-        await later(n * 50)
+        await pause(n * 50)
         return person.login(certificatePath, 'exec sleep 60', of.login)
       })
-      await later(wait)
+      await pause(wait)
       expect(await end(1, of)).toMatchObject({ processesLeft: 0, account: 'locked' })
       // Who comes now is turned away; who was on the way is out.
       expect((await Promise.all(logins)).map(({ code }) => code)).not.toContain(0)
@@ -188,9 +188,9 @@ describe('an admin who changes accounts meanwhile', () => {
     expect((await host.exec('pwck -r -q; grpck -r')).stdout).not.toMatch(/duplicate|invalid/)
   })
 
-  it('with gpasswd, which writes what it read before it had the lock, takes none of our changes back', async () => {
+  it('with gpasswd, which writes what it read before it had the lock: what we call done is done', async () => {
     await host.exec('rm -f /run/stop; useradd -M gus')
-    const loops = [0, 1].map(() => admin('gpasswd -a gus deploy; gpasswd -d gus deploy'))
+    const loops = [0, 1].map(() => admin('gpasswd -a gus deploy; sleep 0.1; gpasswd -d gus deploy'))
     const of = (n: number) => ({ id: `${id}_${n}`, login: `${login}_${n}`, groups: ['deploy'] })
     const eight = twenty.slice(0, 8)
     await Promise.all(eight.map((n) => grant(n, of(n))))
