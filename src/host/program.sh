@@ -17,6 +17,7 @@
 
 places() {
   STATE=/var/lib/apono-connector          # ledger, root only
+  GRANTS=$STATE/grants LOGINS=$STATE/logins
   RUN=/run/apono-connector                # lock
   [ -d /run ] || RUN=/var/run/apono-connector
   KEYS=/etc/ssh/apono-connector           # trust lines, one file a login; sshd reads them as the person
@@ -37,7 +38,7 @@ places() {
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
   FLUSH=''                                # a folder to flush with the next
-  CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS='' WAITS=0
+  CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS='' WAITS=0 OVERTAKEN=''
 }
 
 # ------------------------------------------------------------ talking to the connector {all}
@@ -74,13 +75,13 @@ parameters() {
   for key in $PARAMETERS; do eval "P_$key=''"; done
   while IFS= read -r line; do
     key=${line%%=*}
-    case $key in '' | *[!a-z_]*) fail invalid_job 'unknown parameter' ;; esac
+    case $key in *[!a-z_]*) key='' ;; esac
     # shellcheck disable=SC2086  # words
     among "$key" $PARAMETERS || fail invalid_job 'unknown parameter'
     eval "P_$key=\${line#*=}"
   done
   # A shell takes a heredoc that was cut off for one that ended.
-  [ "$P_end" = "$NONCE" ] || fail invalid_job 'the parameters were cut off'
+  [ "$P_end" = "$NONCE" ] || fail invalid_job 'cut off'
   need_id cp "$P_cp"; need_number now "$P_now"; need_number sshd "$P_sshd"; need_account user "$P_user"
   [ -z "$P_host" ] || need_id host "$P_host"
   need_word op "$P_op" inspect cleanup uninstall present absent
@@ -231,7 +232,7 @@ open_ledger() {
 
 create_ledger() {
   [ -z "$HOST_ID" ] || return 0
-  own_folder "$STATE" 700; own_folder "$STATE/grants" 700; own_folder "$STATE/logins" 700
+  own_folder "$STATE" 700; own_folder "$GRANTS" 700; own_folder "$LOGINS" 700
   HOST_ID=$P_fresh_host
   machine_identity
   replace_file "$STATE/ledger" 600 "format=$FORMAT${NL}host=$HOST_ID${NL}machine=$MACHINE" || fail read_only "$STATE"
@@ -240,7 +241,7 @@ create_ledger() {
 # A ledger made on another machine (a cloned image): its logins must not live on here, and nothing else is touched.
 disown_ledger() {
   set +f
-  for file in "$STATE/logins/"*; do
+  for file in "$LOGINS/"*; do
     set -f
     { read_login "${file##*/}" && find_account "$L_login" && [ "$A_uid" = "$L_uid" ]; } || continue
     forget "$KEYS/$L_login"
@@ -270,7 +271,7 @@ removed powers shrinking origin since on_revoke root_processes sshd'
 read_grant() {
   R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed='' R_origin=''
   R_trust=''
-  R_FILE=$STATE/grants/$P_cp.$P_grant
+  R_FILE=$GRANTS/$P_cp.$P_grant
   [ -f "$R_FILE" ] && read_record R_ "$R_FILE"
 }
 
@@ -303,8 +304,8 @@ ledger_failed() {
 read_login() {
   L_login='' L_person='' L_cp='' L_uid='' L_state='' L_trust_mode='' L_added='' L_made_by='' L_powers='' L_shrinking=''
   L_origin=made L_since='' L_text=''
-  [ -f "$STATE/logins/$1" ] || return 1
-  read_record L_ "$STATE/logins/$1"
+  [ -f "$LOGINS/$1" ] || return 1
+  read_record L_ "$LOGINS/$1"
   # Whoever was root may have written there: nothing in it may turn us against another account.
   L_login=$1
   case $L_uid in *[!0-9]* | ???????????*) damaged_login; return 1 ;; esac
@@ -315,7 +316,7 @@ adopted() { [ "$L_origin" = adopted ]; }
 
 # For an end, a damaged record is a missing one: what can be told is ended, and not called confirmed.
 damaged_login() {
-  case $P_op in absent | inspect) ;; *) fail ledger_unsafe "$STATE/logins/$L_login" ;; esac
+  case $P_op in absent | inspect) ;; *) fail ledger_unsafe "$LOGINS/$L_login" ;; esac
 }
 
 # What stands there already is only flushed, with the grant's record that follows: the run that wrote it may have died
@@ -334,9 +335,9 @@ powers=$L_powers
 shrinking=$L_shrinking
 origin=$L_origin
 since=$L_since"
-  if [ "$login_text$NL" = "$L_text" ] && [ -f "$STATE/logins/$L_login" ]; then FLUSH=$STATE/logins; return; fi
+  if [ "$login_text$NL" = "$L_text" ] && [ -f "$LOGINS/$L_login" ]; then FLUSH=$LOGINS; return; fi
   L_text=''
-  replace_file "$STATE/logins/$L_login" 600 "$login_text" || { ledger_failed; return; }
+  replace_file "$LOGINS/$L_login" 600 "$login_text" || { ledger_failed; return; }
   L_text=$login_text$NL
 }
 
@@ -344,7 +345,7 @@ since=$L_since"
 # a machine that can't start processes, "none" would end somebody else's grant.
 read_others() {
   OTHERS=''
-  set +f; set -- "$STATE/grants/$P_cp".*; set -f
+  set +f; set -- "$GRANTS/$P_cp".*; set -f
   [ -e "$1" ] || return 0
   found=$(awk -F= -v login="$P_login" -v skip="$R_FILE" -v now="$NOW" '
     function flush() {
@@ -363,7 +364,7 @@ read_others() {
 
 # Grants that are not ended yet, as lines "END FILE": whoever's they are.
 unended() {
-  set +f; set -- "$STATE/grants/"*; set -f
+  set +f; set -- "$GRANTS/"*; set -f
   [ -e "$1" ] || return 0
   awk -F= '
     function flush() { if (state != "" && state != "absent") print end + 0, file }
@@ -374,7 +375,7 @@ unended() {
 
 # Tombstones outlive the grant by a week: long enough for every lost report, short enough to stay small.
 prune_tombstones() {
-  set +f; set -- "$STATE/grants/"*; set -f
+  set +f; set -- "$GRANTS/"*; set -f
   [ -e "$1" ] || return 0
   # By the slower clock: a proof is rather kept than lost.
   before=$NOW; [ "$P_now" -ge "$NOW" ] || before=$P_now
@@ -389,7 +390,7 @@ prune_tombstones() {
 
 # Refuses what is older than the ledger, answers what it already holds, and lets the rest through.
 fence() {
-  [ -z "$R_login" ] || [ "$R_login" = "$P_login" ] || fail invalid_grant 'the ledger has this grant for another login'
+  [ -z "$R_login" ] || [ "$R_login" = "$P_login" ] || fail invalid_grant 'the ledger names another login'
   [ -z "$R_person" ] || [ "$R_person" = "$P_person" ] || fail login_taken "$P_login"
   if [ "$P_generation" -lt "$R_generation" ] ||
     { [ "$P_generation" -eq "$R_generation" ] && [ "$P_epoch" -lt "$R_epoch" ]; }; then
@@ -435,7 +436,7 @@ conclude() {
   state=$1 trust=$2 stored=''; shift 2
   for line in "$@"; do stored=$stored${stored:+$NL}result=$line; done
   all_forked
-  write_grant "$state" "$trust" "$stored"
+  [ -n "$OVERTAKEN" ] || write_grant "$state" "$trust" "$stored"
   [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
   for line in "$@"; do say "field $line"; done
   field host_id "$HOST_ID"
@@ -654,7 +655,7 @@ preflight() {
   [ -w /etc/passwd ] || fail read_only /etc
   [ -n "$P_ca_type" ] || case $NL$R_trust in
     *"${NL}trust=$P_generation "*) ;;
-    *) fail ledger_lost 'no trust line in the ledger' ;;
+    *) fail ledger_lost 'no trust line' ;;
   esac
   check_login
   mode=${L_trust_mode:-$P_trust}
@@ -668,12 +669,12 @@ preflight() {
 }
 
 check_login() {
-  case $P_login in "$P_user" | "${SUDO_USER:-root}" | root) fail login_system 'it is the connection user, or root' ;; esac
+  case $P_login in "$P_user" | "${SUDO_USER:-root}" | root) fail login_system 'connection user or root' ;; esac
   if read_login "$P_login"; then
     { [ "$L_cp" = "$P_cp" ] && [ "$L_person" = "$P_person" ]; } || fail login_taken "$P_login"
     if find_account "$P_login"; then
       [ "$A_source" = local ] || fail login_foreign "$P_login"
-      [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, the ledger says $L_uid"
+      [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, not $L_uid"
       ! adopted || { adoptable; return; }
       [ "$L_state" = creating ] || in_group "$(managed_group)" "$P_login" || fail login_exists "not in $(managed_group)"
       return
@@ -702,8 +703,8 @@ adoptable() {
 
 new_login_possible() {
   case $P_login in [!a-z_]* | *[!a-z0-9_-]*) fail invalid_grant login ;; esac
-  { [ -e "/home/$P_login" ] || [ -L "/home/$P_login" ]; } && [ "$L_state" != creating ] && fail home_exists "/home/$P_login"
   if [ "$L_state" != creating ]; then
+    { [ ! -e "/home/$P_login" ] && [ ! -L "/home/$P_login" ]; } || fail home_exists "/home/$P_login"
     if group_is_local "$P_login" || lookup group "$P_login" >/dev/null; then fail login_exists "a group of that name"; fi
     stale=$(awk -F: -v login="$P_login" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) print $1 }' /etc/group)
     [ -z "$stale" ] || fail login_exists "no account, but still a member of $stale"
@@ -901,7 +902,7 @@ trust_entries() {
 trust_lines() {
   set -- "$OTHERS"
   IFS=$NL
-  for line in $1; do set -- "$@" "$STATE/grants/${line%% *}"; done
+  for line in $1; do set -- "$@" "$GRANTS/${line%% *}"; done
   unset IFS
   [ "$P_op" = absent ] || set -- "$@" "$R_FILE"
   shift
@@ -1010,7 +1011,7 @@ write_home_trust() {
 
 # ------------------------------------------------------------ sshd {change}
 
-DROPIN_TEXT='# Made by apono-connector. Logins that it made (group apono-managed) are let in by files that only root can write.
+DROPIN_TEXT='# apono-connector: logins that it made are let in by files that only root can write
 Match Group apono-managed
 	AuthorizedKeysFile /etc/ssh/apono-connector/%u'
 
@@ -1043,7 +1044,7 @@ install_adopted_dropin() {
   sshd_reads_trust && [ -e "$STATE/told.$P_login" ] && return
   before=${effective%"$KEYS/%u"}
   case $before in none) before='' ;; *[!A-Za-z0-9\ ._/%-]*) fail trust_not_effective "AuthorizedKeysFile is $before" ;; esac
-  install_dropin "$(adopted_dropin)" "# Made by apono-connector for a login that it adopted.
+  install_dropin "$(adopted_dropin)" "# apono-connector: a login that it adopted
 Match User $P_login
 	AuthorizedKeysFile ${before:+${before% } }$KEYS/%u" "told.$P_login"
 }
@@ -1143,7 +1144,7 @@ end_unknown() {
     account_off "$P_login" || doomed "usermod: $WORDS"
     end_processes
   fi
-  doomed "$STATE/logins/$P_login is gone: look at what $P_login still runs and owns, then abandon the grant"
+  doomed "$LOGINS/$P_login is gone: look at what $P_login still runs and owns, then abandon the grant"
 }
 
 # The accounts that are the person's, in BODIES: every name that has the uid, which we gave to this login and give to
@@ -1168,7 +1169,7 @@ bodies() {
   if ! among "$P_login" $BODIES && is_account "$P_login" && in_group "$(managed_group)" "$P_login"; then BODIES="$BODIES $P_login"; fi
   checked=''
   for name in $BODIES; do
-    case $name in *[!A-Za-z0-9._-]* | -*) doomed "an account with an odd name has uid $L_uid" ;; *) checked="$checked $name" ;; esac
+    case $name in *[!A-Za-z0-9._-]* | -*) doomed "odd name with uid $L_uid" ;; *) checked="$checked $name" ;; esac
   done
   BODIES=$checked
   entry=$(awk -F: -v uid="$L_uid" '$3 == uid { print $4 ":" $6; exit }' /etc/passwd)
@@ -1228,7 +1229,7 @@ end_login() {
   if [ "$LEFT" = 0 ] && [ -n "$A_home" ]; then
     if [ "$L_trust_mode" = home ]; then
       # Harmless where it can't be done: the account is off, and the next grant writes the file anew or fails.
-      write_home_trust || residue authorized_key false "the trust line in ~/.ssh could not be taken: $WORDS"
+      write_home_trust || residue authorized_key false "trust line in ~/.ssh: $WORDS"
     fi
     note_own_keys
   fi
@@ -1260,10 +1261,10 @@ end_adopted() {
   done
   # shellcheck disable=SC2046  # numbers and single words
   set -- $(processes '')
-  [ -z "$taken" ] || [ $# = 0 ] || residue process false "$(($# / 3)) processes of the adopted login keep groups until they end"
+  [ -z "$taken" ] || [ $# = 0 ] || residue process false "$(($# / 3)) processes keep groups until they end"
   [ -z "$OTHERS" ] || return 0
   remove_dropin "$(adopted_dropin)" "told.$P_login" || doomed "sshd: $WORDS"
-  [ -n "$DOOMED" ] || forget "$STATE/logins/$P_login"
+  [ -n "$DOOMED" ] || forget "$LOGINS/$P_login"
 }
 
 # Another grant lives, but with fewer groups: running shells would keep the old ones. New logins work afterwards.
@@ -1319,10 +1320,7 @@ $found
 END
   [ -z "$cut" ] || residue setuid_file false 'the search was cut off after 5 s'
   # Recorded with the proof, unless somebody has the lock or a newer state stands there by now.
-  take_lock && read_grant && [ "$R_state.$R_generation.$R_epoch" = "absent.$P_generation.$P_epoch" ] && return
-  absent_result | while IFS= read -r line; do say "field $line"; done
-  field host_id "$HOST_ID"
-  finish ok
+  { take_lock && read_grant && [ "$R_state.$R_generation.$R_epoch" = "absent.$P_generation.$P_epoch" ]; } || OVERTAKEN=1
 }
 
 # ------------------------------------------------------------ processes {change}
@@ -1530,21 +1528,19 @@ count_as_login() {
 # ------------------------------------------------------------ on-server expiry: the end with nobody else alive {change}
 
 SERVICE_TEXT='[Unit]
-Description=End SSH access whose time is over (apono-connector)
+Description=apono-connector: end SSH access that is over
 [Service]
 Type=oneshot
 ExecStart=/bin/sh /var/lib/apono-connector/program
 SyslogLevel=notice
 LogLevelMax=notice'
-TIMER_TEXT='[Unit]
-Description=Look for SSH access whose time is over (apono-connector)
-[Timer]
+TIMER_TEXT='[Timer]
 OnCalendar=*:*:0/15
 AccuracySec=1s
 Persistent=true
 [Install]
 WantedBy=timers.target'
-CRON_TEXT='# Made by apono-connector: ends SSH access whose time is over.
+CRON_TEXT='# apono-connector: ends SSH access that is over
 * * * * * root /bin/sh /var/lib/apono-connector/program >/dev/null 2>&1'
 # One for all grants, in files, so that it outlives a reboot. Whether it still stands is a look at a few files; inspect
 # asks whether it runs.
@@ -1566,7 +1562,7 @@ install_timer() {
 }
 
 program_file() {
-  echo "# $VERSION $P_program apono-connector: ends SSH access whose time is over, and removes itself with the last grant."
+  echo "# $VERSION $P_program apono-connector: ends SSH access that is over, and removes itself with the last grant"
   apono_text
   echo apono_expire
 }
@@ -1639,7 +1635,7 @@ delete_login() {
   [ "$LEFT" = 0 ] || fail revoke_incomplete "$(living)"
   put_home_away
   for name in $BODIES; do account_delete "$name" || fail account_change_failed "userdel: $WORDS"; done
-  forget "$KEYS/$L_login" "$STATE/logins/$L_login"
+  forget "$KEYS/$L_login" "$LOGINS/$L_login"
   ACCOUNT=deleted CHANGED=true
 }
 
@@ -1647,7 +1643,7 @@ delete_login() {
 put_home_away() {
   home=/home/$L_login HOME_KEPT=$ARCHIVE/$L_login.$L_uid
   if [ -d "$home" ] && [ ! -L "$home" ]; then
-    ! grep -q " ${home}[/ ]" /proc/self/mounts || fail cleanup_failed "something is mounted at or below $home"
+    ! grep -q " ${home}[/ ]" /proc/self/mounts || fail cleanup_failed "a mount at or below $home"
     own_folder "$ARCHIVE" 700
     [ ! -e "$HOME_KEPT" ] || fail cleanup_failed "$HOME_KEPT is in the way"
     move_home "$home" "$HOME_KEPT" || fail cleanup_failed "mv $home $HOME_KEPT"
@@ -1682,7 +1678,7 @@ uninstall() {
   live=$(unended | sed 's/.*\///')
   # On a copy of another machine nobody can end what was copied.
   [ -z "$live" ] || [ -n "$FOREIGN" ] || fail grants_live "$live"
-  set +f; set -- "$STATE/logins/"*; set -f
+  set +f; set -- "$LOGINS/"*; set -f
   for file in "$@"; do
     P_login=${file##*/}
     { [ -f "$file" ] && read_login "$P_login"; } || continue
@@ -1700,7 +1696,7 @@ uninstall() {
 }
 # The lock stays: whoever waits for it must not wait for another one than the next who comes.
 delete_ledger() {
-  if [ "$P_keep_uids" = no ]; then rm -rf "$STATE"; else rm -rf "$STATE/grants" "$STATE/logins" "$STATE/ledger"; fi
+  if [ "$P_keep_uids" = no ]; then rm -rf "$STATE"; else rm -rf "$GRANTS" "$LOGINS" "$STATE/ledger"; fi
 }
 drop_folder() { [ ! -d "$1" ] || rmdir "$1"; }
 
@@ -1804,7 +1800,7 @@ sshd_settings() { sshd -T $options -C "user=$1,host=localhost,addr=127.0.0.1" 2>
 # made exceptions. Where none is there and exceptions are, nothing is certain.
 inspect_newcomer() {
   bad=error
-  member=$(members "$MANAGED_ROOT_FILE" | while read -r name; do [ ! -f "$STATE/logins/$name" ] || echo "$name"; done | head -n 1)
+  member=$(members "$MANAGED_ROOT_FILE" | while read -r name; do [ ! -f "$LOGINS/$name" ] || echo "$name"; done | head -n 1)
   if [ -n "$member" ]; then settings=$(sshd_settings "$member")
   elif grep -rls "$MANAGED_ROOT_FILE" /etc/ssh/sshd_config "$DROPINS" | grep -qvxF "$DROPIN"; then bad=warning; fi
   P_login=$newcomer
@@ -1878,7 +1874,7 @@ inspect_names() {
   [ ! -S /run/nscd/socket ] || problem warning name_cache nscd
   awk -F: '$2 < 60000 && $2 + $3 > 20000 { print "warning uid_range_shared", $0 }' /etc/subuid 2>/dev/null | problems
   for group in "$MANAGED_ROOT_FILE" "$MANAGED_HOME"; do
-    members "$group" | while read -r name; do [ -f "$STATE/logins/$name" ] || problem warning managed_group_foreign "$name"; done
+    members "$group" | while read -r name; do [ -f "$LOGINS/$name" ] || problem warning managed_group_foreign "$name"; done
   done
 }
 members() { awk -F: -v name="$1" '$1 == name && $4 != "" { gsub(/,/, "\n", $4); print $4 }' /etc/group; }
@@ -1904,7 +1900,7 @@ inspect_groups() {
 
 # A record is intact when the account that it stands for is there and open, with its groups and trust line.
 inspect_ledger() {
-  set +f; set -- "$STATE/grants/$P_cp".*; set -f
+  set +f; set -- "$GRANTS/$P_cp".*; set -f
   [ -e "$1" ] || return 0
   for file in "$@"; do
     R_state='' R_generation=0 R_epoch=0 R_login='' R_groups=''
