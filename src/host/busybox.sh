@@ -9,11 +9,27 @@
 # shellcheck shell=sh disable=SC2034,SC2154,SC2016  # variables are program.sh's, and awk's programs stand in quotes
 
 # An end goes on whatever the server lacks.
-tools_fit() { [ "$P_op" != present ] || have busybox || fail tool_missing useradd; }
+tools_fit() {
+  [ "$P_op" != present ] || have busybox || fail tool_missing useradd
+  (take_lock && mend_files)
+}
 
+# The shell as the account, in BY. BusyBox's setpriv changes no uid; its su opens no PAM session, another one would.
+can_become() {
+  BY="setpriv --reuid $A_uid --regid $A_gid --clear-groups -- /bin/sh"
+  case $(su --help 2>&1; setpriv --help 2>&1) in
+    *--reuid*) ;;
+    BusyBox*) BY="su -s /bin/sh $(awk -F: -v uid="$A_uid" '$3 == uid { print $1; exit }' /etc/passwd)" ;;
+    *) return 1 ;;
+  esac
+}
+
+# The line in /etc/passwd makes it an account: after all else is there.
 account_create() {
-  account_off "$1" && edit group "$ADD" "$1" "$2" &&
-    edit passwd "$ADD" "$1" "$2" "$(sed -n "s/^$1:[^:]*:\([0-9]*\):.*/\1/p" /etc/group):apono-connector:/home/$1:$3"
+  account_off "$1" && edit group "$ADD" "$1" "$2" || return 1
+  gid=$(sed -n "s/^$1:[^:]*:\([0-9]*\):.*/\1/p" /etc/group)
+  [ -d "/home/$1" ] || { mkdir -m 700 "/home/$1" && { [ ! -d /etc/skel ] || cp -R /etc/skel/. "/home/$1"; }; } || return 1
+  chown -hR "$2:$gid" "/home/$1" && edit passwd "$ADD" "$1" "$2" "$gid:apono-connector:/home/$1:$3"
 }
 account_off() { edit shadow "$SHADOW" "$1" '' 1; }
 account_expire() { account_off "$1"; }
@@ -57,6 +73,7 @@ edit() {
   done
 }
 change_file() {
+  forget "$ours.old"
   # Compared, because awk does not say that the disk is full.
   if cp -p "$file" "$ours" && edited "$@" >"$ours" && edited "$@" | cmp -s - "$ours" && flush "$ours" &&
     ln "$file" "$ours.old" && mv -f "$ours" "$file"; then
@@ -89,7 +106,7 @@ lock_file() {
 # Does anybody have it open for writing?
 held() { { set +f; ls -l /proc/[0-9]*/fd; } 2>/dev/null | grep -q "^l.w.* -> $1\$"; }
 
-# What a run of ours that died has left. The ledger's lock is ours by now, so that one is no more.
+# What a run of ours that died has left: with the ledger's lock in our hand, that one is no more.
 mend_files() {
   for file in /etc/passwd /etc/group /etc/shadow; do
     ours=/etc/.apono.${file#/etc/}

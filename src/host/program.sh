@@ -157,7 +157,6 @@ take_lock() {
     nap 0.1
   done
   exec 2>"$RUN/said"
-  mend_files
 }
 
 # Where no process can be started, a shell gives up, but the shell inside a $(...) gives up alone, and what it should have
@@ -492,7 +491,12 @@ is_off() { awk -F: -v name="$1" '$1 == name && $2 ~ /^!/ && $8 == 1 { off = 1 } 
 
 # Before anything is changed: the connector then sends the other program.
 tools_fit() { { have useradd && have usermod && have groupadd; } || finish busybox; }
-mend_files() { :; }
+
+# The shell as the account, in BY. BusyBox's setpriv changes no uid.
+can_become() {
+  BY="setpriv --reuid $A_uid --regid $A_gid --clear-groups -- /bin/sh"
+  if have busybox; then setpriv --help 2>&1 | grep -q -e --reuid; else have setpriv; fi
+}
 
 # Account tools say the same words for a lock that will be free soon and for a read-only /etc: only the first is waited for.
 patiently() {
@@ -532,17 +536,6 @@ group_leave() {
 }
 
 # ------------------------------------------------------------ what both ensure and inspect look at {all}
-
-# The shell of the account, in BY. BusyBox's setpriv changes no uid; its su opens no PAM session, another one would.
-can_become() {
-  BY="setpriv --reuid $A_uid --regid $A_gid --clear-groups -- /bin/sh"
-  have busybox || { have setpriv; return; }
-  case $(su --help 2>&1; setpriv --help 2>&1) in
-    *--reuid*) ;;
-    BusyBox*) BY="su -s /bin/sh $(awk -F: -v uid="$A_uid" '$3 == uid { print $1; exit }' /etc/passwd)" ;;
-    *) return 1 ;;
-  esac
-}
 
 includes_dropins() {
   [ -d "$DROPINS" ] && awk '
@@ -743,18 +736,14 @@ make_login() {
 # Safe as root: /home is root's, and the person cannot be in yet.
 finish_login() {
   group=$(managed_group)
-  group_is_local "$group" || group_create "$group" || fail account_change_failed "$WORDS"
-  make_home "/home/$P_login" || fail account_change_failed "/home/$P_login"
-  group_join "$group" "$P_login" || fail account_change_failed "$WORDS"
-  in_group "$group" "$P_login" || fail group_change_failed "$group"
+  home=/home/$P_login
+  [ -d "$home" ] || mkdir -m 700 "$home"
+  { chown "$A_uid:$A_gid" "$home" && chmod 700 "$home"; } || fail account_change_failed "$home"
+  group_is_local "$group" || group_create "$group" || fail group_change_failed "$WORDS"
+  { group_join "$group" "$P_login" && in_group "$group" "$P_login"; } || fail group_change_failed "$WORDS"
 }
 
 uid_taken() { awk -F: -v uid="$L_uid" '$3 == uid { found = 1 } END { exit !found }' /etc/passwd; }
-
-make_home() {
-  [ -d "$1" ] || { mkdir -m 700 "$1"; cp -R /etc/skel/. "$1"; } 2>/dev/null
-  chown -hR "$A_uid:$A_gid" "$1" && chmod 700 "$1"
-}
 
 # The lowest uid of the range that nobody has and that we never gave to anybody.
 pick_uid() {
@@ -1767,7 +1756,10 @@ inspect_sshd() {
       if includes_dropins; then field trust root_file
       else problem warning trust_not_effective "sshd_config does not include $DROPINS, or only behind a Match"; fi ;;
   esac
-  ! can_become || field trust home
+  case $(su --help 2>&1; setpriv --help 2>&1) in
+    *--reuid*) field trust home ;;
+    BusyBox*) have useradd || field trust home ;;
+  esac
   if ! settings=$(sshd_settings "$newcomer"); then
     # Without its own unit's folder sshd says nothing here; `install_dropin` makes it.
     case $settings in *'separation directory'*) bad=warning ;; *) bad=error ;; esac
@@ -1921,7 +1913,7 @@ inspect_ledger() {
 # ------------------------------------------------------------ every function that changes something by itself {tests}
 
 KILL_POINTS='own_folder take_lock forget replace_file account_create account_off account_expire account_on account_delete
-group_create group_join group_leave edit change_file share_change lock_file mend_files make_home
+group_create group_join group_leave edit change_file share_change lock_file mend_files
 make_login finish_login join_group leave_group write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
 end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home group_delete
 delete_ledger drop_folder'
@@ -1952,9 +1944,8 @@ apono_main() {
   exec </dev/null
   [ "$uid" = 0 ] || fail not_root "uid $uid"
   NOW=$(date +%s)
-  [ "$P_op" = inspect ] || tools_fit
   [ "$P_op" != uninstall ] || expire_all >/dev/null
-  [ "$P_op" = inspect ] || take_lock || fail host_busy "$RUN/lock"
+  [ "$P_op" = inspect ] || { tools_fit; take_lock || fail host_busy "$RUN/lock"; }
   open_ledger
   case $P_op in
     present) present ;; absent) absent ;; inspect) inspect ;; cleanup) cleanup ;; uninstall) uninstall ;;

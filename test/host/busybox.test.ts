@@ -1,11 +1,10 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { JobError } from '../../src/host/errors.ts'
-import { cleanup, ensureAbsent, ensurePresent, inspect, uninstall } from '../../src/host/host-program.ts'
+import { cleanup, ensurePresent, inspect, uninstall } from '../../src/host/host-program.ts'
 import { programFor } from '../../src/host/program-text.ts'
 import { Policy } from '../../src/protocol/integration.ts'
 import type { CommandResult } from '../hosts/command.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
-import { killableLink } from './kill-points.ts'
+import { ACCOUNT_FILES, type AccountFiles, accountFiles } from './account-files.ts'
 import { type GrantOptions, makePerson, openSshLink, type Person, runContext } from './person.ts'
 
 /**
@@ -14,14 +13,13 @@ import { type GrantOptions, makePerson, openSshLink, type Person, runContext } f
  */
 let host: TestHost
 let person: Person
-const original = new Map<string, string>()
+let files: AccountFiles
 /** These machines are small. */
 const SOON = { timeout: 20_000, interval: 20 }
-const FILES = ['passwd', 'shadow', 'group'] as const
 
 beforeAll(async () => {
   host = await startHost({ kind: 'busybox' })
-  for (const file of FILES) original.set(file, await read(file))
+  files = await accountFiles(host)
 }, 400_000)
 afterAll(() => host?.stop())
 
@@ -33,9 +31,6 @@ beforeEach(async () => {
   id = `grt_b${serial}`
   person = await makePerson(host)
 })
-
-const read = async (file: string): Promise<string> => (await host.exec(['cat', `/etc/${file}`])).stdout
-const lines = (text: string): string[] => text.split('\n').filter((line) => line !== '')
 
 const onAsh = ({ policy, ...rest }: GrantOptions = {}): GrantOptions => ({
   id,
@@ -52,39 +47,6 @@ const root = async (command: string): Promise<CommandResult> => {
   return result
 }
 
-/** The account files as BusyBox, sshd and sudo need them: every line whole, no name twice, nothing left over. */
-const expectWellFormed = async (): Promise<void> => {
-  const fields = { passwd: 7, shadow: 9, group: 4 }
-  for (const file of FILES) {
-    const all = lines(await read(file))
-    expect(all.filter((line) => line.split(':').length !== fields[file])).toEqual([])
-    const names = all.map((line) => line.split(':')[0])
-    expect(new Set(names).size).toBe(names.length)
-    // What was there before we came stands there as it did, but for the members of the groups that are given.
-    const before = lines(original.get(file) ?? '').filter((line) => !/^(dbadmins|developers|deploy):/.test(line))
-    expect(all).toEqual(expect.arrayContaining(before))
-  }
-  const { stdout } = await root(
-    "stat -c '%n %a %U:%G' /etc/passwd /etc/shadow /etc/group; ls -A /etc | grep -e '[+]$' -e '^[.]apono' || true",
-  )
-  expect(lines(stdout)).toEqual([
-    '/etc/passwd 644 root:root',
-    '/etc/shadow 640 root:shadow',
-    '/etc/group 644 root:root',
-  ])
-}
-
-/** As the control plane does: twenty at once may wait longer than one run does. */
-const again = async <T>(act: () => Promise<T>): Promise<T> => {
-  for (;;) {
-    try {
-      return await act()
-    } catch (error) {
-      if (!(error instanceof JobError && error.retryable)) throw error
-    }
-  }
-}
-
 describe('a grant', { timeout: 120_000 }, () => {
   it('makes a login that gets in by certificate and belongs to the group', async () => {
     const { reply, certificatePath } = await present({ groups: ['dbadmins'] })
@@ -97,7 +59,7 @@ describe('a grant', { timeout: 120_000 }, () => {
     expect(home).toBe(`700 ${login}:${login}`)
     expect(await host.passwd(login)).toMatchObject({ uid: reply.uid, gid: reply.uid, shell: '/bin/ash' })
     expect(await host.shadow(login)).toMatchObject({ hash: '*', expires: '' })
-    await expectWellFormed()
+    await files.expectWellFormed()
   })
 
   it('copies the skeleton of a home, as adduser does', async () => {
@@ -150,7 +112,7 @@ describe('a grant', { timeout: 120_000 }, () => {
     expect(await host.groupsOf(login)).toEqual([login, 'apono-managed'])
     expect(await host.shadow(login)).toMatchObject({ hash: '!*', expires: '1' })
     expect((await host.exec(`crontab -u ${login} -l`)).code).not.toBe(0)
-    await expectWellFormed()
+    await files.expectWellFormed()
 
     // It is the account that refuses, not only the missing trust line.
     await root(`printf '%s\\n' '${trust.stdout.trim()}' >/etc/ssh/apono-connector/${login}`)
@@ -268,121 +230,6 @@ describe('in home mode', { timeout: 120_000 }, () => {
   })
 })
 
-describe('beside others who change the same files', { timeout: 120_000 }, () => {
-  it('gives twenty grants at once while an admin adds users: all are there, once', { timeout: 400_000 }, async () => {
-    const grants = Array.from({ length: 20 }, (_, n) => ({
-      id: `${id}-${n}`,
-      login: `${login}x${n}`,
-      groups: ['deploy'],
-    }))
-    // Without a pause, until the grants are there: what is lost on either side is lost in the moment between two steps.
-    const admin = host.exec(
-      `n=0; until [ -e /run/given ] || [ $n -ge 2000 ]; do n=$((n + 1)); adduser -D -u $((3000 + n)) adm$n && addgroup adm$n developers || exit; done; echo $n`,
-      { timeoutMs: 390_000 },
-    )
-    const results = await Promise.all(grants.map((grant) => again(() => present(grant)))).finally(() =>
-      root('touch /run/given'),
-    )
-    const { code, stdout } = await admin
-    expect(code).toBe(0)
-    expect(Number(stdout)).toBeGreaterThan(20)
-    const added = Array.from({ length: Number(stdout) }, (_, n) => `adm${n + 1}`)
-
-    expect(new Set(results.map(({ reply }) => reply.uid)).size).toBe(20)
-    await expectWellFormed()
-    const ours = grants.map((grant) => grant.login)
-    const shadow = new Map(lines(await read('shadow')).map((line) => [line.split(':')[0], line]))
-    expect(ours.map((each) => shadow.get(each))).toEqual(ours.map((each) => `${each}:*:::::::`))
-    expect(added.filter((each) => !shadow.get(each)?.startsWith(`${each}:!:`))).toEqual([])
-    const names = (await read('passwd')).split('\n').map((line) => line.split(':')[0])
-    expect(names).toEqual(expect.arrayContaining([...ours, ...added]))
-    const members = new Map(lines(await read('group')).map((line) => [line.split(':')[0], line.split(/[:,]/).slice(3)]))
-    expect([...members.keys()]).toEqual(expect.arrayContaining([...ours, ...added]))
-    expect(members.get('apono-managed')).toEqual(expect.arrayContaining(ours))
-    expect(members.get('deploy')).toEqual(expect.arrayContaining(ours))
-    expect(members.get('developers')).toEqual(expect.arrayContaining(added))
-  })
-
-  it('mends what a tool that had begun before us puts back', async () => {
-    const { certificatePath, reply } = await present()
-    await root(`echo '${login}y:*' >/run/new && adduser -D ${login}y && touch /etc/shadow+`)
-    // chpasswd has read-opened the file and waits for its lock; there it is stopped.
-    const tool = host.exec('exec chpasswd -e </run/new')
-    const waiting = () =>
-      host.exec(
-        `for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in chpasswd*) ls -l $p/fd | grep -q '/etc/shadow$' && kill -STOP \${p#/proc/} && exit 0 ;; esac; done 2>/dev/null; exit 1`,
-      )
-    await expect.poll(async () => (await waiting()).code, SOON).toBe(0)
-    await root('rm /etc/shadow+')
-
-    const ending = absent()
-    await expect.poll(async () => (await host.shadow(login))?.expires, SOON).toBe('1')
-    await root(
-      `for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in chpasswd*) kill -CONT \${p#/proc/} ;; esac; done 2>/dev/null`,
-    )
-    expect(await tool).toMatchObject({ code: 0 })
-    expect(await ending).toMatchObject({ account: 'locked', processesLeft: 0 })
-    expect(await host.shadow(login)).toMatchObject({ hash: '!*', expires: '1' })
-    expect(await host.shadow(`${login}y`)).toMatchObject({ hash: '*' })
-    expect(await host.processesOf(reply.uid)).toEqual([])
-    expect((await person.login(certificatePath, 'true', login)).code).toBe(255)
-    await expectWellFormed()
-  })
-
-  it.each(['group', 'passwd'])('catches up with a run that died before it came to /etc/%s', async (file) => {
-    const holder = host.exec(`exec 8>/etc/${file}+; until [ -e /run/${file} ]; do sleep 0.1; done; rm /etc/${file}+`)
-    await expect.poll(async () => (await host.exec(`ls /etc/${file}+`)).code, SOON).toBe(0)
-    const dying = present({ groups: ['dbadmins'] }).catch((error: unknown) => error)
-    await expect.poll(() => host.shadow(login), SOON).toMatchObject({ hash: '!*', expires: '1' })
-    await expect.poll(async () => (await read('group')).includes(`\n${login}:`), SOON).toBe(file === 'passwd')
-    await root(`pkill -KILL -f '^/bin/sh -s'`)
-    expect(await dying).toMatchObject({ retryable: true })
-    expect(await host.passwd(login)).toBeUndefined()
-    await root(`touch /run/${file}`)
-    await holder
-    const { certificatePath, reply } = await present({ groups: ['dbadmins'], generation: 2 })
-    expect(await host.passwd(login)).toMatchObject({ uid: reply.uid, gid: reply.uid })
-    expect((await person.login(certificatePath, 'true', login)).code).toBe(0)
-    await expectWellFormed()
-  })
-
-  it('waits for a tool at work, and not for one that died', async () => {
-    await root('cd /etc && touch passwd+ group+ shadow+ && ln shadow .apono.shadow && ln shadow .apono.shadow.old')
-    const { certificatePath } = await present({ groups: ['dbadmins'] })
-    expect((await person.login(certificatePath, 'true', login)).code).toBe(0)
-    await expectWellFormed()
-
-    const tool = host.exec(
-      'exec 8>/etc/shadow+; touch /run/at-work; until [ -e /run/done ]; do sleep 0.1; done; cp -p /etc/shadow /etc/shadow+; mv /etc/shadow+ /etc/shadow',
-    )
-    await expect.poll(async () => (await host.exec('ls /run/at-work')).code, SOON).toBe(0)
-    const ending = absent({ groups: ['dbadmins'] })
-    // Long enough for a lock that nobody has to be taken for dead.
-    await root('sleep 3; ls /etc/shadow+')
-    await root('touch /run/done')
-    await tool
-    expect(await ending).toMatchObject({ account: 'locked' })
-    expect(await host.shadow(login)).toMatchObject({ hash: '!*', expires: '1' })
-    await expectWellFormed()
-  })
-
-  it.each(['ln -s /root/shadow /etc/shadow', 'cp /root/shadow /etc/shadow && chown apono /etc/shadow'])(
-    'changes no file that is not a file of root’s: %s',
-    async (command) => {
-      await present()
-      await root(`cp -p /etc/shadow /root/shadow && rm /etc/shadow && ${command}`)
-      try {
-        const before = await root('ls -l /root/shadow /etc/shadow; cat /root/shadow')
-        await expect(absent()).rejects.toMatchObject({ code: 'revoke_incomplete' })
-        expect(await root('ls -l /root/shadow /etc/shadow; cat /root/shadow')).toEqual(before)
-      } finally {
-        await root('rm /etc/shadow && mv /root/shadow /etc/shadow')
-      }
-      expect(await absent()).toMatchObject({ account: 'locked' })
-    },
-  )
-})
-
 describe('what was made', { timeout: 120_000 }, () => {
   it('is deleted by cleanup, whatever still runs; the home is put away and the uid spent', async () => {
     const { reply } = await present({ groups: ['dbadmins'] })
@@ -392,9 +239,9 @@ describe('what was made', { timeout: 120_000 }, () => {
     const result = await cleanup(person.link, runContext(), { login, policy: Policy.parse({}) })
     expect(result).toMatchObject({ account: 'deleted' })
     expect(await host.processesOf(reply.uid)).toEqual([])
-    for (const file of FILES) expect(await read(file)).not.toMatch(new RegExp(`\\b${login}\\b`))
+    for (const file of ACCOUNT_FILES) expect(String(await files.read(file))).not.toMatch(new RegExp(`\\b${login}\\b`))
     expect((await root(`cat /home/.apono-connector/${login}.${reply.uid}/file`)).stdout).toBe('mine\n')
-    await expectWellFormed()
+    await files.expectWellFormed()
     const again = await present({ generation: 3 })
     expect(again.reply.uid).toBeGreaterThan(reply.uid)
   })
@@ -402,62 +249,20 @@ describe('what was made', { timeout: 120_000 }, () => {
   it('is no more after uninstall: the account files are what they were', async () => {
     const other = await startHost({ kind: 'busybox' })
     try {
-      const files = () => other.exec('cat /etc/passwd /etc/shadow /etc/group; stat -c "%n %a %u %g %h" /etc/* | sort')
-      const before = await files()
+      const all = () => other.exec('cat /etc/passwd /etc/shadow /etc/group; stat -c "%n %a %u %g %h" /etc/* | sort')
+      const before = await all()
       const somebody = await makePerson(other)
       await somebody.present(onAsh({ login: 'dana', groups: ['dbadmins', 'deploy'] }))
       await somebody.present(onAsh({ login: 'eve', id: 'grt_eve', policy: { trust: 'home' } }))
       await somebody.absent(onAsh({ login: 'dana', groups: ['dbadmins', 'deploy'] }))
       await somebody.absent(onAsh({ login: 'eve', id: 'grt_eve', policy: { trust: 'home' } }))
-      expect(await files()).not.toEqual(before)
+      expect(await all()).not.toEqual(before)
       await uninstall(somebody.link, runContext(), { keepUids: false, homes: 'delete' })
-      expect(await files()).toEqual(before)
+      expect(await all()).toEqual(before)
     } finally {
       await other.stop()
     }
   })
-})
-
-describe('killed before every change that it makes', () => {
-  it.each(['present', 'absent'] as const)(
-    'it comes through when it is asked again (%s)',
-    async (state) => {
-      const killable = killableLink(host, person.link)
-      const story = async (call: number | undefined): Promise<number> => {
-        const grant = onAsh({ id: `${id}-${call}`, login: `${login}k${call ?? ''}`, groups: ['dbadmins', 'deploy'] })
-        const wanted = person.request(grant, 'present')
-        const certificate = await person.keep(wanted.certificate)
-        const give = () => ensurePresent(killable.link, runContext(), wanted)
-        const take = () =>
-          ensureAbsent(killable.link, runContext(), person.request({ generation: 2, ...grant }, 'absent'))
-        const act = async (): Promise<unknown> => (state === 'present' ? await give() : await take())
-        await killable.live()
-        if (state === 'absent') await give()
-        if (call !== undefined) {
-          await killable.dieAt(call)
-          await expect(act()).rejects.toMatchObject({ code: 'interrupted' })
-        }
-        await killable.live()
-        await act()
-        const calls = await killable.calls()
-        const shell = await person.login(certificate, 'id -Gn', grant.login)
-        if (state === 'present') {
-          expect(shell.stdout.trim().split(' ').sort()).toEqual(
-            ['apono-managed', grant.login, 'dbadmins', 'deploy'].sort(),
-          )
-          await person.absent({ ...grant, generation: 2 })
-        } else expect(shell.code).toBe(255)
-        expect(await host.shadow(grant.login ?? '')).toMatchObject({ hash: '!*', expires: '1' })
-        expect(await host.groupsOf(grant.login ?? '')).toEqual([grant.login, 'apono-managed'])
-        await expectWellFormed()
-        return calls
-      }
-      const calls = await story(undefined)
-      expect(calls).toBeGreaterThan(10)
-      for (let call = 1; call <= calls; call++) await story(call)
-    },
-    600_000,
-  )
 })
 
 it.each(['present', 'uninstall'])('the program for BusyBox is hardly larger than the other (%s)', (operation) => {
