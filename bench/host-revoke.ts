@@ -1,5 +1,5 @@
 import { ensureAbsent } from '../src/host/host-program.ts'
-import { programFor } from '../src/host/program-text.ts'
+import { programInput } from '../src/host/parameters.ts'
 import type { SshSession } from '../src/ssh/session.ts'
 import { makePerson, type Person, runContext } from '../test/host/person.ts'
 import { startHost, type TestHost } from '../test/hosts/hosts.ts'
@@ -64,11 +64,12 @@ export const hostRevoke: Subject = async function* (only) {
 }
 
 const TARGET_BYTES = 49_152
+const NONCE = '0'.repeat(32)
 const OPERATIONS = ['present', 'absent', 'cleanup', 'inspect', 'uninstall']
 
 /** Of the program as the longest job sends it; the job's own lines come to that. */
 export const hostProgramBytes: Subject = async function* (only) {
   if (!asked(only, 'host.program.bytes')) return
-  const longest = Math.max(...OPERATIONS.map((operation) => Buffer.byteLength(programFor(operation))))
+  const longest = Math.max(...OPERATIONS.map((op) => programInput(NONCE, { op }).indexOf(`apono_main ${NONCE}`)))
   yield againstTarget('host.program.bytes', longest, 'bytes', TARGET_BYTES)
 }
