@@ -47,7 +47,7 @@ describe('with systemd', () => {
   afterAll(() => host?.stop())
 
   it('the server ends access, sessions, groups and account by itself, and its timer removes itself', async () => {
-    const short = await livesOn(host, person, 'short', 6)
+    const short = await livesOn(host, person, 'short', 12)
     const long = await livesOn(host, person, 'long', 600)
     expect(short.reply.onHostExpiry).toBe('full')
     expect((await inspect(person.link, runContext())).onHostExpiry).toBe('full')
@@ -70,7 +70,7 @@ describe('with systemd', () => {
   }, 90_000)
 
   it('an extension that was recorded wins over the timer', async () => {
-    const { grant, certificatePath } = await livesOn(host, person, 'longer', 4)
+    const { grant, certificatePath } = await livesOn(host, person, 'longer', 8)
     const extended = await person.present({ ...grant, generation: 2, seconds: 600 })
     await expect
       .poll(async () => (await person.login(certificatePath, 'true', 'longer')).code, {
@@ -130,7 +130,7 @@ describe('with cron', () => {
     const host = await startHost()
     try {
       const person = await makePerson(host)
-      const life = await livesOn(host, person, 'short', 3)
+      const life = await livesOn(host, person, 'short', 8)
       expect(life.reply.onHostExpiry).toBe('full')
       expect(await timerFiles(host)).toEqual(['/etc/cron.d/apono-connector', PROGRAM])
       await isOver(host, person, life)

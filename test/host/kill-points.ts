@@ -31,8 +31,12 @@ export const functions = (): ReadonlyMap<string, string> => {
 
 const FOLDER = '/run/apono-kill'
 
-/** Counts its calls; at the chosen one both the program and the subshell that it may be in are gone. */
+/**
+ * Counts its calls; at the chosen one both the program and the subshell that it may be in are gone. The timer of the server
+ * runs the same text and is left alone.
+ */
 const HIT = `hit() {
+[ "$NONCE" != timer ] || return 0
 printf x >>${FOLDER}/hits
 [ "$(wc -c <${FOLDER}/hits | tr -d ' ')" != "$(cat ${FOLDER}/at)" ] || { kill -KILL $$; sh -c 'kill -KILL $PPID'; }
 }`
