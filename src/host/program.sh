@@ -1264,6 +1264,7 @@ end_shrunk() {
   # Now nobody can stand in the way.
   withdraw_trust || doomed "trust line: $WORDS"
   account_on "$P_login" || doomed "usermod: $WORDS"
+  ENDED=1
   if [ -z "$DOOMED" ]; then L_shrinking=''; write_login; fi
 }
 
@@ -1297,12 +1298,14 @@ scan_residue() {
   exec 9>&- 2>/dev/null
   hurry 0
   recent='' cut=''
-  find / -maxdepth 0 -cmin -1 >/dev/null 2>&1 && recent="-o -cmin -$(((NOW - ${L_since:-$NOW}) / 60 + 1))"
+  # Only root makes such a program for others.
+  [ "$ASSURANCE" = observed ] || ! find / -maxdepth 0 -cmin -1 >/dev/null 2>&1 || recent="-o -cmin -$(((NOW - ${L_since:-$NOW}) / 60 + 1))"
   case $A_home in /?*) ;; *) A_home=/home ;; esac
   # shellcheck disable=SC2086  # an option and a number
-  found=$(timeout -s KILL 5 find "$A_home" /tmp /var/tmp /dev/shm / -xdev -type f \( -perm -4000 -o -perm -2000 \) \
-    \( -uid "$L_uid" $recent \) 2>/dev/null; [ $? -lt 128 ] || echo cut)
-  case $found in *cut) found=${found%cut} cut=1 ;; esac
+  # A name may hold a line break: no line of it passes for a file.
+  found=$({ timeout -s KILL 5 find "$A_home" /tmp /var/tmp /dev/shm / -xdev -type f \( -perm -4000 -o -perm -2000 \) \
+    \( -uid "$L_uid" $recent \) -print0; [ $? -lt 128 ] || echo cut; } 2>/dev/null | tr '\n\000' '?\n')
+  case $NL$found in *"${NL}cut?") found=${found%cut?} cut=1 ;; esac
   found=$(printf '%s\n' "$found" | sort -u | head -n 50)
   while read -r file; do [ -z "$file" ] || residue setuid_file false "$file"; done <<END
 $found

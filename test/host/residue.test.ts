@@ -29,13 +29,12 @@ describe('the end of a grant names', () => {
   it('programs that lend the person’s rights or groups, wherever they lie, and whatever they are called', async () => {
     const { certificatePath } = await person.present({ id, login, groups: ['developers'] })
     const script = `cp /bin/bash lend; chmod 4755 lend; cp /bin/bash /var/tmp/${login}-group; chgrp developers /var/tmp/${login}-group
-      chmod 2755 /var/tmp/${login}-group; mkdir -p deep/er; chmod 0 deep/er; chmod 755 deep/er; cp lend deep/er/"$(printf 'two\\n/etc/passwd')"
-      chmod 4711 deep/er/*; mkdir shut; cp lend shut/in; chmod 4711 shut/in; chmod 0 shut; cp lend gone; chmod 4755 gone; rm gone`
+      chmod 2755 /var/tmp/${login}-group; d=$(printf 'two\\n_'); d=\${d%_}; mkdir -p "$d/etc"; cp lend "$d/etc/passwd"; chmod 4711 "$d/etc/passwd"; mkdir shut; cp lend shut/in; chmod 4711 shut/in; chmod 0 shut; cp lend gone; chmod 4755 gone; rm gone`
     expect(await person.login(certificatePath, script, login)).toMatchObject({ code: 0 })
     const found = details(await person.absent({ id, login, groups: ['developers'] }), 'setuid_file')
     const home = `/home/${login}`
     expect(found.sort()).toEqual(
-      [`${home}/lend`, `${home}/deep/er/two?/etc/passwd`, `${home}/shut/in`, `/var/tmp/${login}-group`].sort(),
+      [`${home}/lend`, `${home}/two?/etc/passwd`, `${home}/shut/in`, `/var/tmp/${login}-group`].sort(),
     )
   })
 
