@@ -1273,7 +1273,7 @@ root_was_possible() {
   [ -z "$L_powers" ] || return 0
   split_groups "$P_groups,$R_groups"
   for group in $LIST; do case $POWERS in *" $group "*) return 0 ;; esac; done
-  have sudo && bounded sudo -n -l -U "$P_login" 2>/dev/null | grep -q '^ *('
+  have sudo && bounded sudo -n -l -U "$P_login" | grep -q '^ *('
 }
 
 absent_result() {

@@ -73,6 +73,20 @@ describe('where no process can be started', () => {
     expect((await person.login(kept.certificatePath, 'true', login)).code).toBe(0)
   })
 
+  it('only in a part of a run that says no more than that: what it concluded from the silence does not count', async () => {
+    const grant = { id: 'grt_part', login: 'part' }
+    await person.present(grant)
+    await host.exec(`cp /usr/bin/mv /usr/bin/mv.real; rm /usr/bin/mv; cat >/usr/bin/mv <<'END'
+#!/bin/sh
+[ -e /run/forked ] || { : >/run/forked; echo 'sh: 0: Cannot fork' >&2; }
+exec /usr/bin/mv.real "$@"
+END
+chmod 755 /usr/bin/mv`)
+    await expect(person.absent(grant)).rejects.toMatchObject({ code: 'host_busy' })
+    expect(await person.absent({ ...grant, generation: 3 })).toMatchObject({ account: 'locked' })
+    await host.exec('mv.real /usr/bin/mv.real /usr/bin/mv')
+  })
+
   it('and some had too little room and some had enough, or this looked at nothing', () => {
     expect(told).toBeGreaterThan(0)
     expect(told).toBeLessThan(ROOMS.length)

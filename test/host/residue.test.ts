@@ -69,7 +69,10 @@ describe('the end of a grant names', () => {
     const clean = { id: `${id}b`, login: `${login}b` }
     const { certificatePath: other } = await person.present(clean)
     await person.login(other, 'cp /bin/bash mine; mkdir .ssh; touch .ssh/authorized_keys', clean.login)
+    // An admin installs something meanwhile: who was not root did not.
+    await host.exec('cp /bin/bash /usr/local/bin/installed; chmod 4755 /usr/local/bin/installed')
     expect((await person.absent(clean)).residue).toEqual([])
+    await host.exec('rm /usr/local/bin/installed')
   })
 
   it('where its search was cut off, because there was too much to look at', async () => {
