@@ -1688,6 +1688,8 @@ uninstall() {
 }
 # The lock stays: whoever waits for it must not wait for another one than the next who comes.
 delete_ledger() {
+  # Of accounts that were cleaned up before, too.
+  [ "$P_homes" != delete ] || rm -rf "$ARCHIVE"
   if [ "$P_keep_uids" = no ]; then rm -rf "$STATE"; else rm -rf "$GRANTS" "$LOGINS" "$STATE/ledger"; fi
 }
 drop_folder() { [ ! -d "$1" ] || rmdir "$1"; }
