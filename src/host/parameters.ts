@@ -34,7 +34,7 @@ export type ParameterName =
   | 'keep_uids'
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/
-const NUMBER = /^[0-9]{1,10}$/
+const NUMBER = /^(?:0|[1-9][0-9]{0,9})$/
 const HASH = /^[0-9a-f]{64}$/
 const oneOf = (...words: string[]): RegExp => new RegExp(`^(?:${words.join('|')})$`)
 

@@ -108,7 +108,8 @@ parameters() {
 
 # NAME VALUE WORD...
 need_word() { what=$1; shift; among "$@" || fail invalid_grant "$what"; }
-need_number() { case $2 in '' | *[!0-9]* | ???????????*) fail invalid_grant "$1" ;; esac; }
+# No zero in front: the shell would take the number for an octal one.
+need_number() { case $2 in '' | 0?* | *[!0-9]* | ???????????*) fail invalid_grant "$1" ;; esac; }
 need_hex() { case $2 in *[!0-9a-f]*) fail invalid_grant "$1" ;; esac; [ "${#2}" -eq 64 ] || fail invalid_grant "$1"; }
 need_id() {
   case $2 in '' | [!A-Za-z0-9]* | *[!A-Za-z0-9_-]*) fail invalid_grant "$1" ;; esac

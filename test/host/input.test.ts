@@ -127,6 +127,11 @@ describe('what Node sends', () => {
       { numRuns: 10_000 },
     )
   })
+
+  it('is no number that a shell takes for an octal one', () => {
+    expect(() => programInput(nonce, { op: 'inspect', now: '08' })).toThrow('now')
+    expect(() => programInput(nonce, { op: 'inspect', now: '0' })).not.toThrow()
+  })
 })
 
 describe('what a server prints', () => {
@@ -269,6 +274,12 @@ describe('on a server', () => {
     },
     90_000,
   )
+
+  it('the program itself refuses a number that the shell takes for an octal one', async () => {
+    const driver = `${programFor('present')}\nNONCE=n\nset -f\nplaces\n(need_number now 08)\n(need_number now 0; need_number now 10)\n`
+    const { stdout } = await host.exec(['dash'], { input: driver })
+    expect(stdout).toBe('apono1 n fail invalid_grant now\napono1 n end failed\n')
+  })
 
   it('whole runs with random wishes end in success or in a named error, and the server stays in order', async () => {
     const wish = fc.record({
