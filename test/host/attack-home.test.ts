@@ -78,6 +78,26 @@ describe('in home mode the person does not stay by', () => {
     await expectGone(host, { person, login, uid: reply.uid, certificatePath: second.certificatePath })
   })
 
+  it('an environment of theirs: what runs as them for us has none of it', async () => {
+    const { certificatePath } = await person.present({ id, login, policy })
+    const second = await person.present({ id: `${id}b`, login, policy })
+    // The loader itself tells where it was: the same way a library of theirs would have come in.
+    const lines = `LD_PRELOAD=/home/${login}/mine.so\nLD_DEBUG=libs\nLD_DEBUG_OUTPUT=/home/${login}/trace\n`
+    const script = `printf '${lines}' | tee .ssh/environment >.pam_environment
+      printf '${lines}' | sed 's/^/export /' | tee .profile .bash_profile .zshenv >.bashrc; echo 'ENV=.profile' >>.pam_environment`
+    await person.login(certificatePath, script, login)
+    await person.login(certificatePath, 'true', login)
+    const traces = async () => (await host.exec(`ls /home/${login} | grep -c ^trace`)).stdout.trim()
+    expect(await traces()).not.toBe('0')
+    await host.exec(`rm /home/${login}/trace*`)
+    expect(await person.absent({ id, login, policy })).toMatchObject({ account: 'kept' })
+    expect(await traces()).toBe('0')
+    expect((await person.login(second.certificatePath, 'true', login)).code).toBe(0)
+    await host.exec(`rm /home/${login}/trace*`)
+    expect(await person.absent({ id: `${id}b`, login, policy })).toMatchObject({ account: 'locked' })
+    expect(await traces()).toBe('0')
+  })
+
   it('a full disk, or a file that not even root changes: nobody gets in by what lies there', async () => {
     const key = `echo '${person.key.publicKey}' >>.ssh/authorized_keys`
     const full = await person.present({ id, login, policy })
