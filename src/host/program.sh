@@ -827,11 +827,13 @@ join_group() {
   among "$1" $LIST || { L_added=${L_added:+$L_added,}$1; write_login; }
   tries_left=8 rounds=0
   while [ "$rounds" -lt 2 ]; do
-    rounds=$((rounds + 1)); outlast_gpasswd
-    in_group "$1" "$P_login" && continue
-    [ "$tries_left" -gt 0 ] || return 1
-    tries_left=$((tries_left - 1)) rounds=0
-    group_join "$1" "$P_login" || return 1
+    if in_group "$1" "$P_login"; then rounds=$((rounds + 1))
+    else
+      [ "$tries_left" -gt 0 ] || return 1
+      tries_left=$((tries_left - 1)) rounds=0
+      group_join "$1" "$P_login" || return 1
+    fi
+    outlast_gpasswd
   done
   ADDED="$ADDED $1" CHANGED=true
 }
@@ -850,12 +852,14 @@ outlast_gpasswd() {
 leave_group() {
   tries_left=8 rounds=2
   while in_group "$1" "$2" || [ "$rounds" -lt 2 ]; do
-    rounds=$((rounds + 1)); outlast_gpasswd
-    in_group "$1" "$2" || continue
-    [ "$tries_left" -gt 0 ] || return 1
-    tries_left=$((tries_left - 1)) rounds=0
-    group_leave "$1" "$2"
-    CHANGED=true
+    if [ "$rounds" -lt 2 ] && ! in_group "$1" "$2"; then rounds=$((rounds + 1))
+    else
+      [ "$tries_left" -gt 0 ] || return 1
+      tries_left=$((tries_left - 1)) rounds=0
+      group_leave "$1" "$2"
+      CHANGED=true
+    fi
+    outlast_gpasswd
   done
   split_groups "$L_added"
   kept=''
