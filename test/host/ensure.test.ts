@@ -160,6 +160,32 @@ describe('ensure present refuses, and changes nothing', () => {
     refused('ledger_lost', () => person.present({ id, login, issue: false })))
 })
 
+describe('an sshd that refuses our setting', () => {
+  const setup = `mv /usr/sbin/sshd /usr/sbin/sshd.real
+cat >/usr/sbin/sshd <<'END'
+#!/bin/sh
+case " $* " in *' -t '*) [ ! -e /etc/ssh/sshd_config.d/00-apono-connector.conf ] || { echo 'bad setting' >&2; exit 255; } ;; esac
+exec /usr/sbin/sshd.real "$@"
+END
+chmod 755 /usr/sbin/sshd`
+
+  it('has it taken back, lets others in as before, and the account stays off', async () => {
+    const strict = await startHost({ setup })
+    try {
+      const somebody = await makePerson(strict)
+      await expect(somebody.present({ login: 'eve' })).rejects.toMatchObject({
+        code: 'sshd_refused_config',
+        message: expect.stringContaining('bad setting'),
+      })
+      expect((await strict.exec('ls /etc/ssh/sshd_config.d')).stdout).toBe('')
+      expect(await strict.shadow('eve')).toMatchObject({ expires: '1' })
+      expect(await somebody.absent({ login: 'eve' })).toMatchObject({ account: 'locked' })
+    } finally {
+      await strict.stop()
+    }
+  })
+})
+
 describe('ensure absent', () => {
   it('ends sessions and processes, takes the group, locks the account, and proves it', async () => {
     const { certificatePath, reply } = await person.present({ id, login, groups: ['dbadmins'] })
@@ -310,6 +336,26 @@ describe('the ledger', () => {
       expect((await somebody.login(certificatePath, 'true', 'eve')).code).not.toBe(0)
     } finally {
       await clone.stop()
+    }
+  })
+
+  it('of a newer format is left alone by whoever does not know it', async () => {
+    const newer = await startHost()
+    try {
+      const somebody = await makePerson(newer)
+      const { certificatePath } = await somebody.present({ login: 'eve' })
+      await newer.exec(`sed -i 's/^format=.*/format=99/' /var/lib/apono-connector/ledger`)
+      const before = await newer.exec('cat /etc/passwd /etc/shadow /etc/group; cat /var/lib/apono-connector/*/*')
+      const code = 'ledger_newer'
+      await expect(somebody.present({ login: 'eve', generation: 2 })).rejects.toMatchObject({ code })
+      await expect(somebody.absent({ login: 'eve', generation: 3 })).rejects.toMatchObject({ code })
+      await expect(inspect(somebody.link, runContext())).rejects.toMatchObject({ code })
+      expect(await newer.exec('cat /etc/passwd /etc/shadow /etc/group; cat /var/lib/apono-connector/*/*')).toEqual(
+        before,
+      )
+      expect((await somebody.login(certificatePath, 'true', 'eve')).code).toBe(0)
+    } finally {
+      await newer.stop()
     }
   })
 
