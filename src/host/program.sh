@@ -1158,9 +1158,13 @@ bodies() {
     made=1* | adopted*) names=${names#=}; BODIES=${names#1} ;;
     made=?*) STRANGERS=${names#=}; [ "$L_state" = creating ] || doomed "uid $L_uid belongs to$STRANGERS by now" ;;
   esac
-  A_uid=$L_uid A_gid=$L_uid A_home=''
+  MOVED=''
   # shellcheck disable=SC2086
-  if ! among "$P_login" $BODIES && is_account "$P_login" && in_group "$(managed_group)" "$P_login"; then BODIES="$BODIES $P_login"; fi
+  if ! among "$P_login" $BODIES && is_account "$P_login" && in_group "$(managed_group)" "$P_login"; then
+    find_account "$P_login"
+    BODIES="$BODIES $P_login" MOVED=$A_uid
+  fi
+  A_uid=$L_uid A_gid=$L_uid A_home=''
   checked=''
   for name in $BODIES; do
     case $name in *[!A-Za-z0-9._-]* | -*) doomed "odd name with uid $L_uid" ;; *) checked="$checked $name" ;; esac
@@ -1219,6 +1223,8 @@ end_login() {
   [ -z "$(processes '')" ] || end_processes
   note_bystanders
   [ "$LEFT" = 0 ] || doomed "$(living)"
+  # That number was given by somebody else: what runs with it may be anybody's, and is not killed.
+  [ -z "$MOVED" ] || (A_uid=$MOVED && [ -z "$(processes '')" ]) || doomed "processes of uid $MOVED, which $P_login has by now"
   [ "$CHANGED" = false ] || ENDED=1
   if [ "$LEFT" = 0 ] && [ -n "$A_home" ]; then
     if [ "$L_trust_mode" = home ]; then
