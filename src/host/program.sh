@@ -11,7 +11,8 @@
 # - What counts is what is printed between our own begin and end lines with this run's nonce, never an exit code.
 # - The ledger is written before the first side effect, so a run that dies anywhere can be run again.
 # - Root never writes inside a directory that the person controls: that is done as the person (`as_login`).
-# shellcheck shell=sh disable=SC2034,SC2154  # records are read into variables whose names are computed
+# shellcheck shell=sh disable=SC2034,SC2154,SC2030,SC2031  # records are read into variables whose names are computed; a
+# subshell that asks about another number changes its own copy on purpose
 
 # ------------------------------------------------------------ places on the server (docs/host-ledger.md) {all}
 
