@@ -1603,7 +1603,8 @@ apono_expire() {
   take_lock || finish failed
   # Also where nothing is due: a copied machine's logins end here.
   open_ledger
-  [ -n "$(unended)" ] || remove_timer
+  # Silence of an awk that was killed is no answer.
+  live=$(unended) && [ -z "$live" ] && remove_timer
   finish ok
 }
 
@@ -1664,7 +1665,7 @@ cleanup() {
   ACCOUNT=kept HOME_KEPT=''
   if read_login "$P_login"; then
     [ "$L_cp" = "$P_cp" ] || fail login_taken "$P_login"
-    live=$(grants_of "$P_login")
+    live=$(grants_of "$P_login") || fail host_busy 'the ledger could not be read'
     [ -z "$live" ] || fail grants_live "$live"
     adopted || delete_login
   elif ! find_account "$P_login"; then ACCOUNT=deleted; fi
@@ -1675,13 +1676,20 @@ cleanup() {
 
 # Grants of a login that are not ended yet, by whatever control plane.
 grants_of() {
-  unended | while read -r end file; do ! grep -qxF -e "login=$1" "$file" || echo "${file##*/}"; done
+  live=$(unended) || return
+  # shellcheck disable=SC2086  # ends and files
+  set -- "$1" $live
+  while [ $# -gt 1 ]; do
+    grep -qxF -e "login=$1" "$3"
+    case $? in 0) echo "${3##*/}" ;; 1) ;; *) return 2 ;; esac
+    login=$1; shift 3; set -- "$login" "$@"
+  done
 }
 
 uninstall() {
-  live=$(unended | sed 's/.*\///')
+  live=$(unended) || fail host_busy 'the ledger could not be read'
   # On a copy of another machine nobody can end what was copied.
-  [ -z "$live" ] || [ -n "$FOREIGN" ] || fail grants_live "$live"
+  [ -z "$live" ] || [ -n "$FOREIGN" ] || fail grants_live "$(printf '%s\n' "$live" | sed 's/.*\///')"
   set +f; set -- "$LOGINS/"*; set -f
   for file in "$@"; do
     P_login=${file##*/}
