@@ -1647,14 +1647,21 @@ delete_login() {
 # In one step, out of everybody's reach: what is removed then is no path of the person's any more.
 put_home_away() {
   home=/home/$L_login HOME_KEPT=$ARCHIVE/$L_login.$L_uid
-  if [ -d "$home" ] && [ ! -L "$home" ]; then
-    ! grep -q " ${home}[/ ]" /proc/self/mounts || fail cleanup_failed "a mount at or below $home"
+  if [ -d "$home" ] && [ ! -L "$home" ] && home_is_theirs; then
+    # The kernel knows it by its real name, where /home is a link.
+    grep -q " $(readlink -f "$home")[/ ]" /proc/self/mounts
+    [ $? = 1 ] || fail cleanup_failed "a mount at or below $home"
     own_folder "$ARCHIVE" 700
     [ ! -e "$HOME_KEPT" ] || fail cleanup_failed "$HOME_KEPT is in the way"
     move_home "$home" "$HOME_KEPT" || fail cleanup_failed "mv $home $HOME_KEPT"
   fi
   [ "$P_homes" != delete ] || delete_home
   [ -e "$HOME_KEPT" ] || HOME_KEPT=''
+}
+# An admin may have given the name, or what the person left, to somebody else.
+home_is_theirs() {
+  # shellcheck disable=SC2086
+  among "$L_login" $BODIES || { ! is_account "$L_login" && [ -n "$(find "$home" -maxdepth 0 -uid "$L_uid")" ]; }
 }
 move_home() { mv "$1" "$2"; }
 delete_home() { rm -rf "$HOME_KEPT"; rmdir "$ARCHIVE" 2>/dev/null; }
