@@ -59,6 +59,7 @@ printable() {
     *) printf '%.256s' "$1" ;;
   esac
 }
+starved() { fail host_busy 'cannot start processes'; }
 have() { command -v "$1" >/dev/null 2>&1; }
 nap() { sleep "$1" 2>/dev/null || sleep 1; }
 # For what may wait on somebody else (a directory server, the person's own processes) while we hold the lock.
@@ -165,7 +166,7 @@ take_lock() {
 # said is empty. It complains, and what was concluded from such silence does not count.
 all_forked() {
   while read -r line; do
-    case $line in *annot\ fork* | *"an't fork"* | *'fork: '[RrC]*) fail host_busy 'cannot start processes' ;; esac
+    case $line in *annot\ fork* | *"an't fork"* | *'fork: '[RrC]*) starved ;; esac
   done <"$RUN/said"
 }
 
@@ -210,7 +211,7 @@ apono
 END
   )
   MACHINE=${MACHINE%% *}
-  [ "${#MACHINE}" -eq 64 ] || fail host_busy 'cannot start processes'
+  [ "${#MACHINE}" -eq 64 ] || starved
 }
 
 # Opens the ledger: HOST_ID is its id, empty where there is none and nothing may be made.
@@ -459,13 +460,14 @@ find_account() {
   A_uid=${3:-} A_gid=${4:-} A_home=${6:-}
 }
 
-is_account() { awk -F: -v name="$1" '$1 == name { found = 1 } END { exit !found }' /etc/passwd; }
-group_is_local() { awk -F: -v name="$1" '$1 == name { found = 1 } END { exit !found }' /etc/group; }
+is_account() { stands_in passwd 1 "$1"; }
+group_is_local() { stands_in group 1 "$1"; }
+stands_in() { awk -F: -v n="$2" -v what="$3" '$n == what { found = 1 } END { exit !found }' "/etc/$1"; }
 
 # GROUP LOGIN GID: by the group's list or as the primary group
 in_group() {
   awk -F: -v name="$1" -v login="$2" -v gid="${3:-none}" '
-    $1 == name { if ($3 == gid) found = 1; n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 }
+    $1 == name && ($3 == gid || index("," $4 ",", "," login ",")) { found = 1 }
     END { exit !found }' /etc/group
 }
 
@@ -475,13 +477,13 @@ look_for_groups() {
     BEGIN { n = split(names, m, " "); for (i = 1; i <= n; i++) wanted[m[i]]; printf " " }
     $1 in wanted { printf "%s ", $1; if ($3 == gid || index("," $4 ",", "," login ",")) printf "+%s ", $1 }
     END { printf "+" }' /etc/group)
-  case $FOUND in *+) ;; *) fail host_busy 'cannot start processes' ;; esac
+  case $FOUND in *+) ;; *) starved ;; esac
 }
 
 managed_group() { if [ "$L_trust_mode" = home ]; then echo "$MANAGED_HOME"; else echo "$MANAGED_ROOT_FILE"; fi; }
 
 in_directory_group() {
-  lookup group "$1" | awk -F: -v login="$2" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) found = 1 } END { exit !found }'
+  lookup group "$1" | awk -F: -v login="$2" 'index("," $4 ",", "," login ",") { found = 1 } END { exit !found }'
 }
 
 is_off() { awk -F: -v name="$1" '$1 == name && $2 ~ /^!/ && $8 == 1 { off = 1 } END { exit !off }' /etc/shadow; }
@@ -701,7 +703,7 @@ new_login_possible() {
   if [ "$L_state" != creating ]; then
     { [ ! -e "/home/$P_login" ] && [ ! -L "/home/$P_login" ]; } || fail home_exists "/home/$P_login"
     if group_is_local "$P_login" || lookup group "$P_login" >/dev/null; then fail login_exists "a group of that name"; fi
-    stale=$(awk -F: -v login="$P_login" '{ n = split($4, m, ","); for (i = 1; i <= n; i++) if (m[i] == login) print $1 }' /etc/group)
+    stale=$(awk -F: -v login="$P_login" 'index("," $4 ",", "," login ",") { print $1 }' /etc/group)
     [ -z "$stale" ] || fail login_exists "no account, but still a member of $stale"
   fi
   { [ -x "$P_shell" ] && grep -qxF -e "$P_shell" /etc/shells; } || fail shell_missing "$P_shell"
@@ -745,7 +747,7 @@ finish_login() {
   { group_join "$group" "$P_login" && in_group "$group" "$P_login"; } || fail group_change_failed "$WORDS"
 }
 
-uid_taken() { awk -F: -v uid="$L_uid" '$3 == uid { found = 1 } END { exit !found }' /etc/passwd; }
+uid_taken() { stands_in passwd 3 "$L_uid"; }
 
 # The lowest uid of the range that nobody has and that we never gave to anybody.
 pick_uid() {
