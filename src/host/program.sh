@@ -1187,15 +1187,15 @@ doomed() { DOOMED="${DOOMED:+$DOOMED; }$1"; }
 end_access() {
   bodies
   root_was_possible && { ASSURANCE=root_was_possible; L_powers=1; }
+  # Of a login that is no account any more, or not under that uid, memberships may still stand.
+  names=$BODIES
+  # shellcheck disable=SC2086
+  among "$P_login" $names || names="$names $P_login"
   if adopted; then end_adopted; return; fi
   trust_ok=1
   [ "$L_trust_mode.$OTHERS" = home. ] || withdraw_trust || trust_ok=0
   [ -n "$OTHERS" ] || [ "$trust_ok" = 1 ] || doomed "trust line: $WORDS"
   find_surplus
-  # Of a login that is no account any more, memberships may still stand.
-  names=$BODIES
-  # shellcheck disable=SC2086
-  among "$P_login" $names || names="$names $P_login"
   for group in $SURPLUS; do
     L_shrinking=1
     write_login
@@ -1260,7 +1260,7 @@ end_adopted() {
   withdraw_trust || doomed "trust line: $WORDS"
   taken=$(surplus_groups)
   for group in $taken; do
-    for name in $BODIES; do leave_group "$group" "$name" || doomed "group $group: $WORDS"; done
+    for name in $names; do leave_group "$group" "$name" || doomed "group $group: $WORDS"; done
   done
   # shellcheck disable=SC2046  # numbers and single words
   set -- $(processes '')

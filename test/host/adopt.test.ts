@@ -86,6 +86,13 @@ describe('adoption', () => {
     expect(await host.groupsOf(`renamed${serial}`)).not.toContain('dbadmins')
   })
 
+  it('takes what it added back from a login that got another uid', async () => {
+    await person.present(grant)
+    await host.exec(`usermod -u ${4200 + serial} ${login}`)
+    expect(await person.absent(grant)).toMatchObject({ account: 'kept', groupsRemoved: ['dbadmins'] })
+    expect(await host.groupsOf(login)).not.toContain('dbadmins')
+  })
+
   it('keeps what sshd read for the login before, whatever that was', async () => {
     await host.exec(`mkdir -p /etc/ssh/keys && cp /home/${login}/.ssh/authorized_keys /etc/ssh/keys/${login}
       rm /home/${login}/.ssh/authorized_keys; chmod 644 /etc/ssh/keys/${login}
