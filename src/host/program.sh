@@ -34,6 +34,8 @@ places() {
   VERSION=1
   # Membership in these is as good as root, so the end of such a grant is observed, not proven.
   POWERS=' root sudo wheel admin adm staff disk shadow kmem docker podman lxd lxc incus incus-admin libvirt kvm '
+  # Whom sshd is asked about: it refuses to answer where a Match asks for what is missing here.
+  SOMEBODY=host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22
   NL='
 '
   DOOMED=''                               # what a revocation could not do
@@ -938,7 +940,7 @@ check_access() {
 }
 
 sshd_reads_trust() {
-  settings=''; ! ask_sshd -T -C "user=$P_login,host=localhost,addr=127.0.0.1" || settings=$WORDS
+  settings=''; ! ask_sshd -T -C "user=$P_login,$SOMEBODY" || settings=$WORDS
   sshd_says authorizedkeysfile; effective=$SAID
   case $L_trust_mode.$L_origin.$effective in
     home.*.ssh/authorized_keys* | root_file.*."$KEYS/%u" | root_file.adopted.*" $KEYS/%u") ;;
@@ -1039,6 +1041,8 @@ install_dropin() {
 adopted_dropin() { printf '%s/00-apono-connector-login-%s.conf' "$DROPINS" "$P_login"; }
 install_adopted_dropin() {
   sshd_reads_trust && [ -e "$STATE/told.$P_login" ] && return
+  # Without an answer we would cut the login off from its own keys.
+  [ -n "$effective" ] || fail sshd_refused_config "$WORDS"
   before=${effective%"$KEYS/%u"}
   case $before in none) before='' ;; *[!A-Za-z0-9\ ._/%-]*) fail trust_not_effective "AuthorizedKeysFile is $before" ;; esac
   install_dropin "$(adopted_dropin)" "# apono-connector: a login that it adopted
@@ -1820,7 +1824,7 @@ sshd_options() {
   }'
 }
 # shellcheck disable=SC2086  # words
-sshd_settings() { sshd -T $options -C "user=$1,host=localhost,addr=127.0.0.1" 2>&1; }
+sshd_settings() { sshd -T $options -C "user=$1,$SOMEBODY" 2>&1; }
 
 # What sshd would do with a login of ours. One that is there is asked for: it is in our group, for which an admin may have
 # made exceptions. Where none is there and exceptions are, nothing is certain.

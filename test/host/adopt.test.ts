@@ -106,6 +106,24 @@ describe('adoption', () => {
     await host.exec('rm /etc/ssh/sshd_config.d/50-site.conf; rm -r /etc/ssh/keys')
   })
 
+  it('asks an sshd whose configuration tells by local address and port', async () => {
+    await host.exec(`printf 'Match LocalPort 2222 LocalAddress 10.9.9.9\\n\\tX11Forwarding no\\n' >/etc/ssh/sshd_config.d/60-site.conf`)
+    const { certificatePath } = await person.present(grant)
+    expect((await byOwnKey()).code).toBe(0)
+    expect((await person.login(certificatePath, 'true', login)).code).toBe(0)
+    await person.absent(grant)
+    await host.exec('rm /etc/ssh/sshd_config.d/60-site.conf')
+  })
+
+  it('keeps the login’s own keys where sshd does not say what it reads', async () => {
+    await host.exec(`mv /usr/sbin/sshd /usr/sbin/sshd.real
+      printf '#!/bin/sh\\n[ "$1" != -T ] || exit 255\\nexec sshd.real "$@"\\n' >/usr/sbin/sshd; chmod 755 /usr/sbin/sshd`)
+    await expect(person.present(grant)).rejects.toMatchObject({ code: 'sshd_refused_config' })
+    await host.exec('mv /usr/sbin/sshd.real /usr/sbin/sshd')
+    expect((await byOwnKey()).code).toBe(0)
+    await person.absent(grant)
+  })
+
   it('does not take a membership that the login had', async () => {
     await person.present({ ...grant, groups: ['developers', 'dbadmins'] })
     const result = await person.absent({ ...grant, groups: ['developers', 'dbadmins'] })
