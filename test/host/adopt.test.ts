@@ -107,7 +107,9 @@ describe('adoption', () => {
   })
 
   it('asks an sshd whose configuration tells by local address and port', async () => {
-    await host.exec(`printf 'Match LocalPort 2222 LocalAddress 10.9.9.9\\n\\tX11Forwarding no\\n' >/etc/ssh/sshd_config.d/60-site.conf`)
+    await host.exec(
+      `printf 'Match LocalPort 2222 LocalAddress 10.9.9.9\\n\\tX11Forwarding no\\n' >/etc/ssh/sshd_config.d/60-site.conf`,
+    )
     const { certificatePath } = await person.present(grant)
     expect((await byOwnKey()).code).toBe(0)
     expect((await person.login(certificatePath, 'true', login)).code).toBe(0)

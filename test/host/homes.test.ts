@@ -45,7 +45,10 @@ it('a home of an account made anew, when we leave', async () => {
 it('a mount below a home, where /home is a link', async () => {
   await change(host, 'mkdir /srv/home; mv /home/* /srv/home/; rm -rf /home; ln -s /srv/home /home')
   await wasThere('eli')
-  await change(host, 'mkdir /srv/work /home/eli/work; echo precious >/srv/work/note; mount --bind /srv/work /home/eli/work')
+  await change(
+    host,
+    'mkdir /srv/work /home/eli/work; echo precious >/srv/work/note; mount --bind /srv/work /home/eli/work',
+  )
   await expect(clean('eli')).rejects.toMatchObject({ code: 'cleanup_failed' })
   expect((await host.exec('cat /srv/work/note')).stdout).toBe('precious\n')
   await change(host, 'umount /home/eli/work')
