@@ -249,7 +249,7 @@ disown_ledger() {
     set -f
     { read_login "${file##*/}" && find_account "$L_login" && [ "$A_uid" = "$L_uid" ]; } || continue
     forget "$KEYS/$L_login"
-    adopted || account_off "$L_login"
+    if adopted; then return_groups; else account_off "$L_login"; fi
   done
   set -f
   [ "$NONCE" != timer ] || remove_timer
@@ -871,6 +871,12 @@ leave_group() {
   for word in $LIST; do [ "$word" = "$1" ] || kept=${kept:+$kept,}$word; done
   L_added=$kept
   write_login
+}
+
+# On a copied machine, where no grant of an adopted login ends.
+return_groups() {
+  split_groups "$L_added"
+  for group in $LIST; do leave_group "$group" "$L_login"; done
 }
 
 # ------------------------------------------------------------ trust lines {change}
@@ -1707,7 +1713,7 @@ uninstall() {
   for file in "$@"; do
     P_login=${file##*/}
     { [ -f "$file" ] && read_login "$P_login"; } || continue
-    if adopted; then remove_dropin "$(adopted_dropin)" "told.$P_login" && forget "$KEYS/$P_login"; else delete_login; fi
+    if adopted; then return_groups; remove_dropin "$(adopted_dropin)" "told.$P_login" && forget "$KEYS/$P_login"; else delete_login; fi
   done
   remove_timer
   remove_dropin "$DROPIN" sshd-told || fail sshd_refused_config 'after our setting was taken back'
