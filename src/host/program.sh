@@ -1720,6 +1720,8 @@ uninstall() {
   for group in $MANAGED_ROOT_FILE $MANAGED_HOME; do
     ! group_is_local "$group" || group_delete "$group" || fail account_change_failed "groupdel $group: $WORDS"
   done
+  # What a run that died in the middle of a file has left.
+  set +f; forget "$KEYS"/.new.* "$DROPINS"/.new.00-apono-connector* "$UNITS/.new.$TIMER".* "${CRON%/*}"/.new.apono-connector; set -f
   drop_folder "$KEYS" || fail cleanup_failed "$KEYS is not empty"
   delete_ledger
   field changed true

@@ -25,3 +25,18 @@ it.each([
     await host.stop()
   }
 })
+
+it('leaves a server on which a run died in the middle of a file', async () => {
+  const host = await startHost()
+  try {
+    const person = await makePerson(host)
+    const made = { id: 'grt_1', login: 'eve' }
+    await person.present(made)
+    await person.absent(made)
+    await change(host, 'touch /etc/ssh/apono-connector/.new.eve /etc/ssh/sshd_config.d/.new.00-apono-connector.conf')
+    await uninstall(person.link, runContext(), leave)
+    expect((await host.exec('find /etc -name ".new.*" -o -name "*apono-connector*"')).stdout).toBe('')
+  } finally {
+    await host.stop()
+  }
+})
