@@ -622,7 +622,7 @@ present() {
   read_others
   preflight
   create_ledger
-  R_not_after=$P_not_after
+  R_not_after=$P_not_after R_origin=''
   trust_entries
   write_grant applying "$TRUST" ''
   install_timer
@@ -1114,7 +1114,7 @@ absent() {
     for group in $(surplus_groups_after); do R_removed=${R_removed:+$R_removed,}$group; done
     write_grant ending '' ''
     end_access
-  elif [ "$R_state" = present ]; then
+  elif [ "$R_state" = present ] || [ "$R_origin" = made ]; then
     end_unknown
   else
     write_grant ending '' ''

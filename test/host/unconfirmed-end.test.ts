@@ -22,3 +22,14 @@ it('a login that got another uid is not called ended while something runs with t
   await host.exec('pkill -u 4343')
   expect(await person.absent(grant)).toMatchObject({ account: 'locked', processesLeft: 0 })
 })
+
+it('a login that was taken out of the ledger while its end was under way is not called ended', async () => {
+  const grant = { id: 'grt_lost', login: 'lost', groups: ['dbadmins'] }
+  const { reply } = await person.present(grant)
+  const ledger = '/var/lib/apono-connector'
+  await host.exec(`sed -i 's/^state=.*/state=ending/' ${ledger}/grants/*.grt_lost; rm ${ledger}/logins/lost
+    setpriv --reuid ${reply.uid} --clear-groups sleep 900 >/dev/null 2>&1 </dev/null &`)
+  await expect(person.absent(grant)).rejects.toMatchObject({ code: 'revoke_incomplete' })
+  expect(await host.shadow('lost')).toMatchObject({ expires: '1' })
+  expect((await host.exec('ls /etc/ssh/apono-connector/lost')).stdout).toBe('')
+})
