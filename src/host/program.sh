@@ -1587,8 +1587,14 @@ schedule_systemd() {
     bounded systemctl daemon-reload && bounded systemctl -q enable --now "$TIMER.timer"
 }
 schedule_cron() { replace_file "$CRON" 644 "$CRON_TEXT"; }
-schedule_busybox() { { root_crontab; echo "$CRON_LINE"; } | crontab -; }
-root_crontab() { crontab -l 2>/dev/null | grep -vxF -e "$CRON_LINE"; }
+schedule_busybox() {
+  read_crontab || [ ! -s /var/spool/cron/crontabs/root ] || return
+  { [ -z "$KEPT" ] || printf '%s\n' "$KEPT"; echo "$CRON_LINE"; } | crontab -
+}
+# Root's own lines in KEPT: whole, or a failure. What is written in their place is all that stands there then.
+read_crontab() {
+  KEPT=$(crontab -l 2>/dev/null) && KEPT=$(printf '%s\n' "$KEPT" | { grep -vxF -e "$CRON_LINE" || [ $? = 1 ]; })
+}
 
 remove_timer() {
   if [ -e "$UNITS/$TIMER.timer" ]; then
@@ -1597,9 +1603,8 @@ remove_timer() {
     bounded systemctl daemon-reload >/dev/null 2>&1
   fi
   forget "$CRON"
-  if have crontab && crontab -l 2>/dev/null | grep -qxF -e "$CRON_LINE"; then
-    kept=$(root_crontab)
-    if [ -n "$kept" ]; then printf '%s\n' "$kept" | crontab -; else crontab -r; fi
+  if have crontab && crontab -l 2>/dev/null | grep -qxF -e "$CRON_LINE" && read_crontab; then
+    if [ -n "$KEPT" ]; then printf '%s\n' "$KEPT" | crontab -; else crontab -r; fi
   fi
   forget "$STATE/program" "$STATE/timer"
 }

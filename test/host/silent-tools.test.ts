@@ -4,6 +4,7 @@ import { Policy } from '../../src/protocol/integration.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { makePerson, type Person, runContext } from './person.ts'
 import { change } from './servers.ts'
+import { PROGRAM } from './world.ts'
 
 /** A tool that the kernel killed says nothing, and nothing that can't be taken back is concluded from that. */
 let host: TestHost
@@ -20,9 +21,8 @@ const wrap = async (tool: string, script: string) => {
   replaced.add(tool)
   await change(
     host,
-    `mv ${tool} ${tool}.real
-    cat >${tool} <<'END'\n#!/bin/sh\n${script.replaceAll('DIE', () => 'kill -KILL $$')}\nexec ${tool}.real "$@"\nEND
-    chmod 755 ${tool}`,
+    `cat >${tool}.new <<'END'\n#!/bin/sh\n${script.replaceAll('DIE', () => 'kill -KILL $$')}\nexec ${tool}.real "$@"\nEND
+    chmod 755 ${tool}.new; mv ${tool} ${tool}.real; mv ${tool}.new ${tool}`,
   )
 }
 afterEach(async () => {
@@ -42,4 +42,21 @@ it('a ledger that could not be read is not one without grants', async () => {
     '/var/lib/apono-connector/program',
   )
   expect((await person.login(certificatePath, 'echo in', 'hal')).stdout).toBe('in\n')
+})
+
+it('a crontab of root’s that could not be read is not an empty one', async () => {
+  const line = '* * * * * /bin/sh /var/lib/apono-connector/program >/dev/null 2>&1'
+  await change(host, `printf '%s\n' '@daily backup' '${line}' | crontab -; rm -f /tmp/asked`)
+  // Answers once.
+  await wrap('/usr/bin/crontab', 'if [ "$1" = -l ]; then [ ! -e /tmp/asked ] || DIE; : >/tmp/asked; fi')
+  const call = (name: string) =>
+    host.exec('sh -s', { input: `${PROGRAM}\nNONCE=x; settle_shell; places; exec 2>/dev/null; ${name}\n` })
+  await call('remove_timer')
+  await call('schedule_busybox')
+  expect((await host.exec('crontab.real -l')).stdout).toBe(`@daily backup\n${line}\n`)
+  await host.exec('rm /tmp/asked; printf "#!/bin/sh\\nexec crontab.real \\"\\$@\\"\\n" >/usr/bin/crontab')
+  await call('schedule_busybox')
+  expect((await host.exec('crontab.real -l')).stdout).toBe(`@daily backup\n${line}\n`)
+  await call('remove_timer')
+  expect((await host.exec('crontab.real -l')).stdout).toBe('@daily backup\n')
 })
