@@ -1572,15 +1572,14 @@ install_timer() {
   find_scheduler
   [ -n "$SCHEDULER" ] || return 0
   forget "$STATE/timer"
-  [ -n "$standing" ] || replace_file "$STATE/program" 600 "$(program_file)" || return 0
+  [ -n "$standing" ] || { text=$(program_file) && replace_file "$STATE/program" 600 "$text"; } || return 0
   "schedule_$SCHEDULER" >/dev/null 2>&1 && replace_file "$STATE/timer" 600 "$SCHEDULER" && EXPIRY=full
   return 0
 }
 
 program_file() {
   echo "# $VERSION $P_program apono-connector: ends SSH access that is over, and removes itself with the last grant"
-  apono_text
-  echo apono_expire
+  apono_text && echo apono_expire
 }
 schedule_systemd() {
   replace_file "$UNITS/$TIMER.service" 644 "$SERVICE_TEXT" && replace_file "$UNITS/$TIMER.timer" 644 "$TIMER_TEXT" &&

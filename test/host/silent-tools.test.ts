@@ -60,3 +60,16 @@ it('a crontab of root’s that could not be read is not an empty one', async () 
   await call('remove_timer')
   expect((await host.exec('crontab.real -l')).stdout).toBe('@daily backup\n')
 })
+
+it('half a program is not written down for the timer', async () => {
+  await host.exec('sh /var/lib/apono-connector/program; rm -f /var/lib/apono-connector/program /tmp/cats')
+  // The first is the program itself, the second what is written down.
+  await wrap('/usr/bin/cat', 'echo >>/tmp/cats; [ "$(wc -l </tmp/cats)" != 2 ] || { head -c 3000; DIE; }')
+  const { reply } = await person.present({ id: 'grt_2', login: 'kay' })
+  expect(reply.onHostExpiry).toBe('logins')
+  const next = await person.present({ id: 'grt_2', login: 'kay' })
+  expect(next.reply.onHostExpiry).toBe('full')
+  expect(
+    (await host.exec('sh -n /var/lib/apono-connector/program; tail -n 1 /var/lib/apono-connector/program')).stdout,
+  ).toBe('apono_expire\n')
+})
