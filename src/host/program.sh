@@ -592,9 +592,12 @@ find_scheduler() {
     { read -r title <"$process/comm"; } 2>/dev/null || continue
     case $title in
       cron | crond | busybox)
+        # Anybody may call a process so.
+        # shellcheck disable=SC3067  # every sh that we meet knows -O
+        { [ -O "$process" ] && [ -O "$process/exe" ]; } || continue
         case $(readlink "$process/exe" 2>/dev/null) in
           */busybox) ! grep -qa crond "$process/cmdline" || SCHEDULER=busybox ;;
-          *) [ ! -d "${CRON%/*}" ] || SCHEDULER=cron ;;
+          */cron*) [ ! -d "${CRON%/*}" ] || SCHEDULER=cron ;;
         esac ;;
     esac
     [ -z "$SCHEDULER" ] || return 0

@@ -73,3 +73,15 @@ it('half a program is not written down for the timer', async () => {
     (await host.exec('sh -n /var/lib/apono-connector/program; tail -n 1 /var/lib/apono-connector/program')).stdout,
   ).toBe('apono_expire\n')
 })
+
+it('a process that anybody calls cron is no cron', async () => {
+  await change(
+    host,
+    'pkill -x cron; useradd ivan; cp /bin/sleep /tmp/cron; ln -s /usr/bin/sleep /tmp/crond; rm -f /etc/cron.d/apono-connector',
+  )
+  for (const name of ['cron', 'crond'])
+    await host.exec(`setpriv --reuid ivan --regid ivan --clear-groups /tmp/${name} 900 >/dev/null 2>&1 </dev/null &`)
+  expect((await person.present({ id: 'grt_3', login: 'ida' })).reply.onHostExpiry).toBe('logins')
+  await change(host, 'pkill -u ivan; /usr/sbin/cron')
+  expect((await person.present({ id: 'grt_4', login: 'ida' })).reply.onHostExpiry).toBe('full')
+})
