@@ -2,10 +2,10 @@ import type { Policy } from '../protocol/integration.ts'
 import type { AbsentResult, CleanupResult, InspectResult } from '../protocol/results.ts'
 import { type ErrorFacts, JobError } from './errors.ts'
 import { readAbsentReply, readCleanupReply, readInspectReply, readPresentReply } from './facts.ts'
-import type { HostLink } from './link.ts'
-import { type Parameters, programInput, sha256 } from './parameters.ts'
+import type { ExecOutcome, HostLink } from './link.ts'
+import { type Form, type Parameters, PLAIN, programInput, sha256 } from './parameters.ts'
 import { type AccountTools, programHash } from './program-text.ts'
-import { type Fields, readReply, wantsBusybox } from './reply.ts'
+import { type Fields, readReply, wantedForm } from './reply.ts'
 import type { BecomingRoot, EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
 export type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
@@ -87,15 +87,22 @@ const sentParameters = (parameters: Parameters, tools: AccountTools): Parameters
     ? { ...parameters, program: programHash(tools) }
     : parameters
 
-/** Where there is only BusyBox, the program says so before it does anything, and the one for BusyBox follows. */
-const runBy = async (by: BecomingRoot, wanted: Run, tools: AccountTools = 'shadow'): Promise<Reply> => {
+/** The program may ask, before it does anything, to be sent in another form, once for each thing that it can ask for. */
+const formAskedFor = (outcome: ExecOutcome, nonce: string, form: Form): Form | null => {
+  const wanted = wantedForm(outcome, nonce)
+  if (wanted === 'busybox' && form.tools === 'shadow') return { ...form, tools: 'busybox' }
+  return wanted === 'text' && !form.carried ? { ...form, carried: true } : null
+}
+
+const runBy = async (by: BecomingRoot, wanted: Run, form: Form = PLAIN): Promise<Reply> => {
   const { link, context, parameters, facts } = wanted
   const nonce = context.random(16).toString('hex')
-  const outcome = await link.exec(COMMANDS[by], programInput(nonce, sentParameters(parameters, tools), tools), {
+  const outcome = await link.exec(COMMANDS[by], programInput(nonce, sentParameters(parameters, form.tools), form), {
     timeoutMs: context.timeoutMs,
     ...(context.signal ? { signal: context.signal } : {}),
   })
-  if (tools === 'shadow' && wantsBusybox(outcome, nonce)) return await runBy(by, wanted, 'busybox')
+  const other = formAskedFor(outcome, nonce, form)
+  if (other !== null) return await runBy(by, wanted, other)
   return { fields: readReply(outcome, nonce, facts), by }
 }
 

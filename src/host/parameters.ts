@@ -80,28 +80,40 @@ const checkedLine = ([name, value]: [string, string]): string => {
   return `${name}=${value}\n`
 }
 
+/** How the program goes to a server. */
+export interface Form {
+  readonly tools: AccountTools
+  /** Whether it can also write itself down there, for the timer that ends grants with nobody alive. */
+  readonly carried: boolean
+}
+
+/** As most servers get it most of the time. */
+export const PLAIN: Form = { tools: 'shadow', carried: false }
+
 /**
- * The program stands in a quoted heredoc inside a function, so that it can also write itself down on the server, for the
- * timer that ends grants with nobody alive. Cut off anywhere, the whole is a syntax error and runs nothing.
+ * Functions and texts, which run nothing where they are cut off. Carried, they stand in a quoted heredoc inside a function,
+ * and the whole is a syntax error where it is cut off.
  */
-const definitions = (operation: string, tools: AccountTools): string =>
-  [
-    `apono_text() { cat <<'${PROGRAM_END}'`,
-    programFor(operation, tools),
-    PROGRAM_END,
-    '}',
-    'eval "$(apono_text)"',
-    '',
-  ].join('\n')
+const definitions = (operation: string, { tools, carried }: Form): string =>
+  carried
+    ? [
+        `apono_text() { cat <<'${PROGRAM_END}'`,
+        programFor(operation, tools),
+        PROGRAM_END,
+        '}',
+        'eval "$(apono_text)"',
+        '',
+      ].join('\n')
+    : `${programFor(operation, tools)}\n`
 
 /**
  * What goes to the remote shell's stdin: constant text, then one call whose data stands in a quoted heredoc.
  * @param nonce hex of this run; frames the output and the heredoc, so that no data can end either
  */
-export const programInput = (nonce: string, parameters: Parameters, tools: AccountTools = 'shadow'): string => {
+export const programInput = (nonce: string, parameters: Parameters, form: Form = PLAIN): string => {
   if (!/^[0-9a-f]{32}$/.test(nonce)) throw new JobError('internal_error', 'the nonce must be 32 hex digits')
   const lines = Object.entries(parameters).map(checkedLine).join('')
-  return `${definitions(parameters.op ?? '', tools)}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
+  return `${definitions(parameters.op ?? '', form)}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
 }
 
 export const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')

@@ -668,6 +668,7 @@ preflight() {
   # shellcheck disable=SC2086  # names
   [ -z "$LIST" ] || look_for_groups $LIST
   for group in $LIST; do check_group "$group"; done
+  program_stands || ask_for_text
 }
 
 check_login() {
@@ -1563,7 +1564,7 @@ CRON_TEXT='# apono-connector: ends SSH access that is over
 * * * * * root /bin/sh /var/lib/apono-connector/program >/dev/null 2>&1'
 # One for all grants, in files, so that it outlives a reboot. Whether it still stands is a look at a few files; inspect
 # asks whether it runs.
-install_timer() {
+program_stands() {
   standing=''
   if [ -f "$STATE/program" ]; then
     read -r _ has_version has_hash _ <"$STATE/program"
@@ -1571,6 +1572,16 @@ install_timer() {
     [ "$has_version.$has_hash" != "$VERSION.$P_program" ] || standing=1
     [ "$has_version" -le "$VERSION" ] || standing=1
   fi
+  [ -n "$standing" ]
+}
+# To be written down, the program has to carry its own text, which costs three processes: it does so when it is asked to.
+ask_for_text() {
+  have apono_text && return
+  find_scheduler
+  [ -z "$SCHEDULER" ] || finish text
+}
+
+install_timer() {
   [ -z "$standing" ] || ! timer_stands || { EXPIRY=full; return; }
   find_scheduler
   [ -n "$SCHEDULER" ] || return 0

@@ -48,9 +48,15 @@ const failure = (line: string, fields: Fields, facts: ErrorFacts): JobError => {
   return JobError.reported(code, serverText(detail), facts, recorded)
 }
 
-/** Whether the program did nothing because this server has no useradd: it wants what is made for BusyBox. */
-export const wantsBusybox = (outcome: ExecOutcome, nonce: string): boolean =>
-  ownLines(outcome.stdout, nonce).at(-1) === 'end busybox'
+/**
+ * In what other form the program wants to be sent before it does anything: `busybox`, where there is no useradd; `text`,
+ * where the timer of this server has another program, or none.
+ */
+export const wantedForm = (outcome: ExecOutcome, nonce: string): 'busybox' | 'text' | null => {
+  const last = ownLines(outcome.stdout, nonce).at(-1)
+  if (last === 'end busybox') return 'busybox'
+  return last === 'end text' ? 'text' : null
+}
 
 /**
  * Reads what a run of the program printed.

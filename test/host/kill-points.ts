@@ -42,7 +42,8 @@ printf x >>${FOLDER}/hits
 }`
 
 const instrumented = (input: string, points: readonly string[]): string => {
-  const end = input.indexOf(`\n${PROGRAM_END}\n`)
+  // The program's own text ends there, whether it carries it or not.
+  const end = input.search(new RegExp(`\n(?:${PROGRAM_END}\n|apono_main [0-9a-f]{32} )`))
   const defined = points.filter((name) => new RegExp(`^${name}\\(\\) `, 'm').test(input))
   const renamed = defined.reduce(
     (text, name) => text.replace(new RegExp(`^${name}\\(\\) `, 'm'), `${name}__() `),

@@ -7,7 +7,9 @@ import { runCommand } from '../hosts/command.ts'
 
 const source = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
 const nonce = 'a'.repeat(32)
-const input = programInput(nonce, { op: 'inspect', cp: 'cp_1', user: 'apono', now: '1', sshd: '902' })
+const parameters = { op: 'inspect', cp: 'cp_1', user: 'apono', now: '1', sshd: '902' }
+const input = programInput(nonce, parameters)
+const forms = ['plain', 'carried'].flatMap((form) => ['dash', 'bash'].map((shell) => [form, shell] as const))
 
 /** Every variable that the program's text sets by being read, and that `places` sets. */
 const variables = async (program: string): Promise<string> => {
@@ -25,7 +27,7 @@ describe('the program as it is sent', () => {
     ['inspect', 'shadow', 49_152],
     ['present', 'busybox', 51_200],
   ] as const)('fits the budget (%s, %s)', (operation, tools, budget) => {
-    const sent = programInput(nonce, { op: operation }, tools)
+    const sent = programInput(nonce, { op: operation }, { tools, carried: operation === 'present' })
     expect(sent.indexOf(`apono_main ${nonce}`)).toBeLessThanOrEqual(budget)
   })
 
@@ -47,10 +49,11 @@ describe('the program as it is sent', () => {
     expect(withoutComments('a\n\n  # b\nc # d\n')).toBe('a\nc # d')
   })
 
-  it.each(['dash', 'bash'])('runs nothing when it is cut off anywhere (%s)', async (shell) => {
-    const call = input.indexOf(`apono_main ${nonce}`)
-    for (let round = 0; round < 40; round++) {
-      const cut = input.slice(0, Math.floor((call * round) / 40))
+  it.each(forms)('runs nothing when it is cut off anywhere (%s, %s)', async (form, shell) => {
+    const sent = programInput(nonce, { ...parameters, op: 'present' }, { tools: 'shadow', carried: form === 'carried' })
+    const call = sent.indexOf(`apono_main ${nonce}`)
+    for (let round = 0; round < 100; round++) {
+      const cut = sent.slice(0, Math.floor((call * round) / 100))
       const { stdout } = await runCommand(shell, ['-s'], { input: cut })
       expect(stdout).toBe('')
     }
