@@ -41,6 +41,7 @@ places() {
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
   FLUSH=''                                # a folder to flush with the next
+  OWN=''                                  # folders that were found to be root's alone
   CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS='' WAITS=0 OVERTAKEN=''
 }
 
@@ -136,18 +137,22 @@ among() {
 
 # ------------------------------------------------------------ ledger: folders, lock, identity {all}
 
-# A folder that only root can change, made with mode $2 where it is missing.
+# A folder that only root can change, made with mode $2 where it is missing. One process looks at all that will be asked for.
 own_folder() {
+  case $OWN in *" $1 "*) return ;; esac
   [ -e "$1" ] || [ -L "$1" ] || mkdir -m "$2" "$1" 2>/dev/null
-  # shellcheck disable=SC2012  # the name is ours
-  listed=$(ls -ldn "$1" 2>/dev/null)
-  # shellcheck disable=SC2086  # mode, links, owner
-  set -- "$1" $listed
-  case ${2:-}.${4:-} in
-    d????-??-*.0) ;;
-    .) fail read_only "$1" ;;
-    *) fail ledger_unsafe "$1" ;;
-  esac
+  listed=$(ls -ldn "$1" "$STATE" "$KEYS" 2>/dev/null)
+  OWN=' ' IFS=$NL
+  for line in $listed; do
+    unset IFS
+    # shellcheck disable=SC2086  # mode, links, owner
+    set -- "$1" $line
+    case $2.$4 in d????-??-*.0) OWN="$OWN${line##* } " ;; esac
+  done
+  unset IFS
+  case $OWN in *" $1 "*) return ;; esac
+  { [ -n "$listed" ] && [ -e "$1" ]; } || fail read_only "$1"
+  fail ledger_unsafe "$1"
 }
 
 take_lock() {
