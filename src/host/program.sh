@@ -276,6 +276,7 @@ read_record() {
 }
 RECORDED='format host machine login cp person generation epoch state not_after content groups uid made_by trust_mode added
 removed powers shrinking origin since on_revoke root_processes sshd'
+LOGIN_KEYS='login cp person uid state trust_mode added made_by powers shrinking origin since'
 
 read_grant() {
   R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed='' R_origin=''
@@ -311,8 +312,8 @@ ledger_failed() {
 }
 
 read_login() {
-  L_login='' L_person='' L_cp='' L_uid='' L_state='' L_trust_mode='' L_added='' L_made_by='' L_powers='' L_shrinking=''
-  L_origin=made L_since='' L_text=''
+  for key in $LOGIN_KEYS; do eval "L_$key=''"; done
+  L_origin=made L_text=''
   [ -f "$LOGINS/$1" ] || return 1
   read_record L_ "$LOGINS/$1"
   # Whoever was root may have written there: nothing in it may turn us against another account.
@@ -331,19 +332,8 @@ damaged_login() {
 # What stands there already is only flushed, with the grant's record that follows: the run that wrote it may have died
 # before it did that.
 write_login() {
-  login_text="format=$FORMAT
-login=$L_login
-cp=$L_cp
-person=$L_person
-uid=$L_uid
-state=$L_state
-trust_mode=$L_trust_mode
-added=$L_added
-made_by=$L_made_by
-powers=$L_powers
-shrinking=$L_shrinking
-origin=$L_origin
-since=$L_since"
+  login_text=format=$FORMAT
+  for key in $LOGIN_KEYS; do eval "login_text=\$login_text\${NL}$key=\$L_$key"; done
   if [ "$login_text$NL" = "$L_text" ] && [ -f "$LOGINS/$L_login" ]; then FLUSH=$LOGINS; return; fi
   L_text=''
   replace_file "$LOGINS/$L_login" 600 "$login_text" || { ledger_failed; return; }
