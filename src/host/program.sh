@@ -56,12 +56,7 @@ fail() {
   finish failed
 }
 # Text that something else chose: printable ASCII only, at most 256 bytes.
-printable() {
-  case $1 in
-    *[!\ -~]*) printf '%s' "$1" | tr '\n\t' '  ' | tr -cd '\040-\176' | cut -c1-256 ;;
-    *) printf '%.256s' "$1" ;;
-  esac
-}
+printable() { printf '%s' "$1" | tr '\n\t' '  ' | tr -cd '\040-\176' | cut -c1-256; }
 starved() { fail host_busy 'cannot start processes'; }
 have() { command -v "$1" >/dev/null 2>&1; }
 nap() { sleep "$1" 2>/dev/null || sleep 1; }
@@ -141,9 +136,9 @@ among() {
 own_folder() {
   case $OWN in *" $1 "*) return ;; esac
   [ -e "$1" ] || [ -L "$1" ] || mkdir -m "$2" "$1" 2>/dev/null
-  listed=$(ls -ldn "$1" "$STATE" "$KEYS" 2>/dev/null)
   OWN=' ' IFS=$NL
-  for line in $listed; do
+  # shellcheck disable=SC2045  # lines; the names are ours
+  for line in $(ls -ldn "$1" "$STATE" "$KEYS" 2>/dev/null); do
     unset IFS
     # shellcheck disable=SC2086  # mode, links, owner
     set -- "$1" $line
@@ -151,7 +146,7 @@ own_folder() {
   done
   unset IFS
   case $OWN in *" $1 "*) return ;; esac
-  { [ -n "$listed" ] && [ -e "$1" ]; } || fail read_only "$1"
+  [ -e "$1" ] || fail read_only "$1"
   fail ledger_unsafe "$1"
 }
 
@@ -288,20 +283,18 @@ read_grant() {
 # STATE TRUST RESULT: the last two are ready-made lines. Never called in a pipe, so that `fail` ends the whole run.
 write_grant() {
   [ -z "$L_login" ] || R_origin=$L_origin
-  replace_file "$R_FILE" 600 "format=$FORMAT
-login=$P_login
-person=$P_person
-generation=$P_generation
-epoch=$P_epoch
+  new_record P_ login person generation epoch content groups on_revoke root_processes sshd
+  replace_file "$R_FILE" 600 "$RECORD
 state=$1
 not_after=$R_not_after
-content=$P_content
-groups=$P_groups
 removed=$R_removed
-on_revoke=$P_on_revoke
-root_processes=$P_root_processes
-sshd=$P_sshd
 origin=$R_origin${2:+$NL$2}${3:+$NL$3}" || ledger_failed
+}
+
+# PREFIX KEY...: the lines of a record so far, in RECORD
+new_record() {
+  RECORD=format=$FORMAT prefix=$1; shift
+  for key in "$@"; do eval "RECORD=\$RECORD\${NL}$key=\$$prefix$key"; done
 }
 
 # A grant that can't be recorded is not given. An end that can't be recorded is done all the same, and not confirmed:
@@ -332,12 +325,12 @@ damaged_login() {
 # What stands there already is only flushed, with the grant's record that follows: the run that wrote it may have died
 # before it did that.
 write_login() {
-  login_text=format=$FORMAT
-  for key in $LOGIN_KEYS; do eval "login_text=\$login_text\${NL}$key=\$L_$key"; done
-  if [ "$login_text$NL" = "$L_text" ] && [ -f "$LOGINS/$L_login" ]; then FLUSH=$LOGINS; return; fi
+  # shellcheck disable=SC2086  # words
+  new_record L_ $LOGIN_KEYS
+  if [ "$RECORD$NL" = "$L_text" ] && [ -f "$LOGINS/$L_login" ]; then FLUSH=$LOGINS; return; fi
   L_text=''
-  replace_file "$LOGINS/$L_login" 600 "$login_text" || { ledger_failed; return; }
-  L_text=$login_text$NL
+  replace_file "$LOGINS/$L_login" 600 "$RECORD" || { ledger_failed; return; }
+  L_text=$RECORD$NL
 }
 
 # Every other grant of the login that is wanted now, as lines of "record groups" in OTHERS. Read once, and only whole: on
@@ -471,7 +464,7 @@ in_group() {
 # NAME...: in FOUND, which of these groups are local, and with a + in front those that the login is in, as in_group says.
 look_for_groups() {
   FOUND=$(awk -F: -v names="$*" -v login="$P_login" -v gid="${A_gid:-none}" '
-    BEGIN { n = split(names, m, " "); for (i = 1; i <= n; i++) wanted[m[i]]; printf " " }
+    BEGIN { n = split(names, m, " "); while (n) wanted[m[n--]]; printf " " }
     $1 in wanted { printf "%s ", $1; if ($3 == gid || index("," $4 ",", "," login ",")) printf "+%s ", $1 }
     END { printf "+" }' /etc/group)
   case $FOUND in *+) ;; *) starved ;; esac
@@ -663,7 +656,8 @@ preflight() {
   # shellcheck disable=SC2086  # names
   [ -z "$LIST" ] || look_for_groups $LIST
   for group in $LIST; do check_group "$group"; done
-  program_stands || ask_for_text
+  # To be written down, the program has to carry its own text, which costs three processes: it does so when it is asked to.
+  program_stands || have apono_text || { find_scheduler; [ -z "$SCHEDULER" ] || finish text; }
 }
 
 check_login() {
@@ -904,12 +898,11 @@ trust_entries() {
 # All lines that sshd should find for the login now, or a failure: no lines means that nobody is let in.
 # Only OpenSSH 9.1 and later reads a time in UTC; before, the certificate's own end stands alone.
 trust_lines() {
-  set -- "$OTHERS"
+  set --
   IFS=$NL
-  for line in $1; do set -- "$@" "$GRANTS/${line%% *}"; done
+  for line in $OTHERS; do set -- "$@" "$GRANTS/${line%% *}"; done
   unset IFS
   [ "$P_op" = absent ] || set -- "$@" "$R_FILE"
-  shift
   [ $# -gt 0 ] || return 0
   awk -v now="$NOW" -v sshd="$P_sshd" '
     # Seconds since 1970 as sshd wants them; days are counted from March, so that a leap day is the last of its year.
@@ -1561,19 +1554,9 @@ CRON_TEXT='# apono-connector: ends SSH access that is over
 # asks whether it runs.
 program_stands() {
   standing=''
-  if [ -f "$STATE/program" ]; then
-    read -r _ has_version has_hash _ <"$STATE/program"
-    case $has_version in *[!0-9]* | '') has_version=0 ;; esac
-    [ "$has_version.$has_hash" != "$VERSION.$P_program" ] || standing=1
-    [ "$has_version" -le "$VERSION" ] || standing=1
-  fi
-  [ -n "$standing" ]
-}
-# To be written down, the program has to carry its own text, which costs three processes: it does so when it is asked to.
-ask_for_text() {
-  have apono_text && return
-  find_scheduler
-  [ -z "$SCHEDULER" ] || finish text
+  { [ -f "$STATE/program" ] && read -r _ version hash _ <"$STATE/program"; } || return 1
+  case $version in *[!0-9]* | '') return 1 ;; esac
+  { [ "$version.$hash" = "$VERSION.$P_program" ] || [ "$version" -gt "$VERSION" ]; } && standing=1
 }
 
 install_timer() {
