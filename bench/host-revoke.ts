@@ -65,11 +65,15 @@ export const hostRevoke: Subject = async function* (only) {
 
 const TARGET_BYTES = 49_152
 const NONCE = '0'.repeat(32)
-const OPERATIONS = ['present', 'absent', 'cleanup', 'inspect', 'uninstall']
+const OPERATIONS = ['present', 'absent', 'install', 'cleanup', 'inspect', 'uninstall'] as const
+const TOOLS = ['shadow', 'busybox'] as const
 
-/** Of the program as the longest job sends it; the job's own lines come to that. */
+/** Of the program as the longest job sends it, to whatever server; the job's own lines come to that. */
 export const hostProgramBytes: Subject = async function* (only) {
   if (!asked(only, 'host.program.bytes')) return
-  const longest = Math.max(...OPERATIONS.map((op) => programInput(NONCE, { op }).indexOf(`apono_main ${NONCE}`)))
+  const sizes = TOOLS.flatMap((tools) =>
+    OPERATIONS.map((op) => programInput(NONCE, { op }, tools).indexOf(`apono_main ${NONCE}`)),
+  )
+  const longest = Math.max(...sizes)
   yield againstTarget('host.program.bytes', longest, 'bytes', TARGET_BYTES)
 }

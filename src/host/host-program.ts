@@ -2,10 +2,10 @@ import type { Policy } from '../protocol/integration.ts'
 import type { AbsentResult, CleanupResult, InspectResult } from '../protocol/results.ts'
 import { type ErrorFacts, JobError } from './errors.ts'
 import { readAbsentReply, readCleanupReply, readInspectReply, readPresentReply } from './facts.ts'
-import type { ExecOutcome, HostLink } from './link.ts'
-import { type Form, type Parameters, PLAIN, programInput, sha256 } from './parameters.ts'
+import type { HostLink } from './link.ts'
+import { type Parameters, programInput, sha256 } from './parameters.ts'
 import { type AccountTools, programHash } from './program-text.ts'
-import { type Fields, readReply, wantedForm } from './reply.ts'
+import { type Fields, one, readReply, readWish, type Wish } from './reply.ts'
 import type { BecomingRoot, EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
 export type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
@@ -25,7 +25,7 @@ export const sshdVersion = (serverSoftware: string): number => {
   return found ? Number(found[1]) * 100 + Number(found[2]) : 0
 }
 
-const common = (link: HostLink, context: RunContext): Parameters => ({
+const common = (link: HostLink, context: RunContext) => ({
   cp: context.controlPlaneId,
   user: link.user,
   now: seconds(context.now),
@@ -65,6 +65,7 @@ const ensureParameters = (link: HostLink, context: RunContext, request: EnsureRe
     on_revoke: policy.onRevoke,
     root_processes: policy.rootProcesses,
     existing: policy.existingUser,
+    timer: 'wanted',
   }
 }
 
@@ -81,29 +82,44 @@ interface Reply {
   readonly by: BecomingRoot
 }
 
-/** A grant's run says which program the server's timer should have. */
+/** `present` looks for, and `install` writes down, the program that the server's timer should have. */
 const sentParameters = (parameters: Parameters, tools: AccountTools): Parameters =>
-  parameters.op === 'present' || parameters.op === 'absent'
+  parameters.op === 'present' || parameters.op === 'install'
     ? { ...parameters, program: programHash(tools) }
     : parameters
 
-/** The program may ask, before it does anything, to be sent in another form, once for each thing that it can ask for. */
-const formAskedFor = (outcome: ExecOutcome, nonce: string, form: Form): Form | null => {
-  const wanted = wantedForm(outcome, nonce)
-  if (wanted === 'busybox' && form.tools === 'shadow') return { ...form, tools: 'busybox' }
-  return wanted === 'text' && !form.carried ? { ...form, carried: true } : null
+/** The job that `present` wants to be done first. */
+const jobBefore = (wish: 'install' | 'cleanup', { link, context, parameters }: Run): Parameters =>
+  wish === 'install'
+    ? { op: wish, ...common(link, context) }
+    : { op: wish, ...common(link, context), login: parameters.login ?? '', homes: 'archive', keep_uids: 'yes' }
+
+interface Prepared {
+  readonly tools: AccountTools
+  readonly granted: readonly Wish[]
 }
 
-const runBy = async (by: BecomingRoot, wanted: Run, form: Form = PLAIN): Promise<Reply> => {
+const runBy = async (
+  by: BecomingRoot,
+  wanted: Run,
+  { tools, granted }: Prepared = { tools: 'shadow', granted: [] },
+): Promise<Reply> => {
   const { link, context, parameters, facts } = wanted
   const nonce = context.random(16).toString('hex')
-  const outcome = await link.exec(COMMANDS[by], programInput(nonce, sentParameters(parameters, form.tools), form), {
+  const outcome = await link.exec(COMMANDS[by], programInput(nonce, sentParameters(parameters, tools), tools), {
     timeoutMs: context.timeoutMs,
     ...(context.signal ? { signal: context.signal } : {}),
   })
-  const other = formAskedFor(outcome, nonce, form)
-  if (other !== null) return await runBy(by, wanted, other)
-  return { fields: readReply(outcome, nonce, facts), by }
+  const wish = readWish(outcome, nonce)
+  // Twice is possible: between two runs the timer may wake up, find no grant, and remove itself.
+  if (wish === undefined || granted.filter((one) => one === wish).length > 1) {
+    return { fields: readReply(outcome, nonce, facts), by }
+  }
+  const next = { tools, granted: [...granted, wish] }
+  if (wish === 'busybox') return await runBy(by, wanted, { ...next, tools: 'busybox' })
+  const { fields } = await runBy(by, { ...wanted, parameters: jobBefore(wish, wanted) }, { tools, granted: [] })
+  const timerFailed = wish === 'install' && one(fields, 'expiry') !== 'full'
+  return await runBy(by, timerFailed ? { ...wanted, parameters: { ...parameters, timer: 'none' } } : wanted, next)
 }
 
 const isSudoMissing = (error: unknown): boolean => error instanceof JobError && error.code === 'sudo_missing'
@@ -136,7 +152,10 @@ const factsOf = (link: HostLink, login?: string): ErrorFacts => ({
 const ensure = (link: HostLink, context: RunContext, request: EnsureRequest): Promise<Fields> =>
   run(link, context, ensureParameters(link, context, request), factsOf(link, request.grant.login))
 
-/** Makes the server match a grant that is wanted. One round trip; safe to run again at any point. */
+/**
+ * Makes the server match a grant that is wanted. One round trip, or three where the server's timer has another program or
+ * none; safe to run again at any point.
+ */
 export const ensurePresent = async (
   link: HostLink,
   context: RunContext,

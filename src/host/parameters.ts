@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { ACCOUNT_NAME } from '../protocol/primitives.ts'
 import { JobError } from './errors.ts'
-import { type AccountTools, PROGRAM_END, programFor } from './program-text.ts'
+import { type AccountTools, type Operation, PROGRAM_END, programFor } from './program-text.ts'
 
 /** Names that program.sh knows; it refuses any other. */
 export type ParameterName =
@@ -29,6 +29,7 @@ export type ParameterName =
   | 'on_revoke'
   | 'root_processes'
   | 'existing'
+  | 'timer'
   | 'program'
   | 'homes'
   | 'keep_uids'
@@ -40,7 +41,7 @@ const oneOf = (...words: string[]): RegExp => new RegExp(`^(?:${words.join('|')}
 
 /** The first of two allow-lists; the second is `parameters` in program.sh. Nothing is ever escaped. */
 const ALLOWED: Readonly<Record<ParameterName, RegExp>> = {
-  op: oneOf('present', 'absent', 'inspect', 'cleanup', 'uninstall'),
+  op: oneOf('present', 'absent', 'inspect', 'install', 'cleanup', 'uninstall'),
   cp: ID,
   user: ACCOUNT_NAME,
   now: NUMBER,
@@ -64,12 +65,13 @@ const ALLOWED: Readonly<Record<ParameterName, RegExp>> = {
   on_revoke: oneOf('lock', 'keep'),
   root_processes: oneOf('session', 'all'),
   existing: oneOf('refuse', 'adopt'),
+  timer: oneOf('wanted', 'none'),
   program: HASH,
   homes: oneOf('archive', 'delete'),
   keep_uids: oneOf('yes', 'no'),
 }
 
-export type Parameters = Readonly<Partial<Record<ParameterName, string>>>
+export type Parameters = Readonly<Partial<Record<ParameterName, string>>> & { readonly op: Operation }
 
 const checkedLine = ([name, value]: [string, string]): string => {
   const allowed = ALLOWED[name as ParameterName]
@@ -80,40 +82,27 @@ const checkedLine = ([name, value]: [string, string]): string => {
   return `${name}=${value}\n`
 }
 
-/** How the program goes to a server. */
-export interface Form {
-  readonly tools: AccountTools
-  /** Whether it can also write itself down there, for the timer that ends grants with nobody alive. */
-  readonly carried: boolean
-}
-
-/** As most servers get it most of the time. */
-export const PLAIN: Form = { tools: 'shadow', carried: false }
+/** The program, and in a function the text of it, which `install` writes down on the server. */
+const carried = (text: string): string =>
+  [`apono_text() { cat <<'${PROGRAM_END}'`, text, PROGRAM_END, '}', 'eval "$(apono_text)"'].join('\n')
 
 /**
- * Functions and texts, which run nothing where they are cut off. Carried, they stand in a quoted heredoc inside a function,
- * and the whole is a syntax error where it is cut off.
+ * Functions and texts. A shell reads a compound command to its end before it runs any of it, so what is cut off anywhere
+ * is a syntax error. (Without, the first three letters of `settle_shell` would be a command.)
  */
-const definitions = (operation: string, { tools, carried }: Form): string =>
-  carried
-    ? [
-        `apono_text() { cat <<'${PROGRAM_END}'`,
-        programFor(operation, tools),
-        PROGRAM_END,
-        '}',
-        'eval "$(apono_text)"',
-        '',
-      ].join('\n')
-    : `${programFor(operation, tools)}\n`
+const definitions = (operation: Operation, tools: AccountTools): string => {
+  const text = programFor(operation, tools)
+  return operation === 'install' ? carried(text) : `{\n${text}\n}`
+}
 
 /**
  * What goes to the remote shell's stdin: constant text, then one call whose data stands in a quoted heredoc.
  * @param nonce hex of this run; frames the output and the heredoc, so that no data can end either
  */
-export const programInput = (nonce: string, parameters: Parameters, form: Form = PLAIN): string => {
+export const programInput = (nonce: string, parameters: Parameters, tools: AccountTools = 'shadow'): string => {
   if (!/^[0-9a-f]{32}$/.test(nonce)) throw new JobError('internal_error', 'the nonce must be 32 hex digits')
   const lines = Object.entries(parameters).map(checkedLine).join('')
-  return `${definitions(parameters.op ?? '', form)}apono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
+  return `${definitions(parameters.op, tools)}\napono_main ${nonce} <<'APONO_EOF_${nonce}'\n${lines}end=${nonce}\nAPONO_EOF_${nonce}\nexit\n`
 }
 
 export const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex')

@@ -7,15 +7,16 @@ import { readFileSync } from 'node:fs'
  *
  *     # ------ title {all}          every job
  *     # ------ title {change}       all that changes something, and the timer on the server
+ *     # ------ title {end}          ending access, and the timer
  *     # ------ title {shadow}       the same; busybox.sh goes in its place to a server without shadow-utils
  *     # ------ title {present}      making a server match a grant
  *     # ------ title {inspect}      looking
  *     # ------ title {leave}        deleting accounts, and all the rest
  *     # ------ title {tests}        nobody: what tests read in the source
  */
-const SECTION = /^# -{20,} .*\{(all|change|shadow|present|inspect|leave|tests)\}$/
+const SECTION = /^# -{20,} .*\{(all|change|shadow|end|present|inspect|leave|tests)\}$/
 
-type Audience = 'all' | 'change' | 'shadow' | 'present' | 'inspect' | 'leave' | 'tests'
+type Audience = 'all' | 'change' | 'shadow' | 'end' | 'present' | 'inspect' | 'leave' | 'tests'
 
 interface Section {
   readonly audience: Audience
@@ -44,10 +45,10 @@ const sectionsOf = (source: string): readonly Section[] => {
 }
 
 const NEEDED = {
-  change: ['all', 'change', 'shadow'],
+  end: ['all', 'change', 'shadow', 'end'],
   present: ['all', 'change', 'shadow', 'present'],
   inspect: ['all', 'inspect'],
-  leave: ['all', 'change', 'shadow', 'leave'],
+  leave: ['all', 'change', 'shadow', 'end', 'leave'],
 } as const satisfies Readonly<Record<string, readonly Audience[]>>
 
 /** What a server has for its accounts: `useradd` and its like, or nothing but BusyBox. */
@@ -63,25 +64,33 @@ const textFor = (what: keyof typeof NEEDED, tools: AccountTools): string =>
     .join('\n')
 
 const textsFor = (tools: AccountTools) => ({
+  end: textFor('end', tools),
   present: textFor('present', tools),
   inspect: textFor('inspect', tools),
   leave: textFor('leave', tools),
-  change: textFor('change', tools),
 })
 
 const TEXTS = { shadow: textsFor('shadow'), busybox: textsFor('busybox') } as const
 
-/** The program for one operation (`present`, `absent`, `cleanup`, `inspect`, `uninstall`). */
-export const programFor = (operation: string, tools: AccountTools = 'shadow'): string => {
-  const texts = TEXTS[tools]
-  if (operation === 'cleanup' || operation === 'uninstall') return texts.leave
-  return operation === 'present' || operation === 'inspect' ? texts[operation] : texts.change
+/** What a job asks of the program. */
+export type Operation = 'present' | 'absent' | 'inspect' | 'install' | 'cleanup' | 'uninstall'
+
+const TEXT_OF: Readonly<Record<Operation, keyof typeof NEEDED>> = {
+  present: 'present',
+  absent: 'end',
+  inspect: 'inspect',
+  install: 'end',
+  cleanup: 'leave',
+  uninstall: 'leave',
 }
 
-const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
-const HASHES = { shadow: hash(TEXTS.shadow.present), busybox: hash(TEXTS.busybox.present) } as const
+export const programFor = (operation: Operation, tools: AccountTools = 'shadow'): string =>
+  TEXTS[tools][TEXT_OF[operation]]
 
-/** Says which program a server's timer has: that of `present`. */
+const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
+const HASHES = { shadow: hash(TEXTS.shadow.end), busybox: hash(TEXTS.busybox.end) } as const
+
+/** Says which program a server's timer has: what ends access. */
 export const programHash = (tools: AccountTools): string => HASHES[tools]
 
 /** Ends the quoted heredoc that carries the program; no line of the program may be this. */

@@ -69,7 +69,7 @@ lookup() { have getent && bounded getent "$@"; }
 
 # What a job may say. Each name becomes a variable; a name that is not here is refused, and no value is ever evaluated.
 PARAMETERS='op cp user now fresh_host host sshd grant generation epoch login person groups not_after content ca_type ca_key
-trust shell uid_low uid_high on_revoke root_processes existing homes keep_uids program end'
+trust shell uid_low uid_high on_revoke root_processes existing homes keep_uids timer program end'
 
 parameters() {
   for key in $PARAMETERS; do eval "P_$key=''"; done
@@ -84,21 +84,23 @@ parameters() {
   [ "$P_end" = "$NONCE" ] || fail invalid_job 'cut off'
   need_id cp "$P_cp"; need_number now "$P_now"; need_number sshd "$P_sshd"; need_account user "$P_user"
   [ -z "$P_host" ] || need_id host "$P_host"
-  need_word op "$P_op" inspect cleanup uninstall present absent
+  need_word op "$P_op" inspect install cleanup uninstall present absent
   case $P_op in
     inspect) return ;;
+    install) need_hex program "$P_program"; return ;;
     cleanup | uninstall)
       need_word homes "$P_homes" archive delete; need_word keep_uids "$P_keep_uids" yes no
       P_root_processes=session
       [ "$P_op" = uninstall ] || need_account login "$P_login"
       return ;;
   esac
-  need_id grant "$P_grant"; need_id fresh_host "$P_fresh_host"; need_hex program "$P_program"
+  need_id grant "$P_grant"; need_id fresh_host "$P_fresh_host"
   for key in generation epoch not_after uid_low uid_high; do eval "need_number $key \"\$P_$key\""; done
   need_account login "$P_login"; need_hex person "$P_person"; need_hex content "$P_content"
   split_groups "$P_groups"; for group in $LIST; do need_account groups "$group"; done
   need_word trust "$P_trust" root_file home; need_word on_revoke "$P_on_revoke" lock keep
   need_word root_processes "$P_root_processes" session all; need_word existing "$P_existing" refuse adopt
+  [ "$P_op" = absent ] || { need_hex program "$P_program"; need_word timer "$P_timer" wanted none; }
   case $P_shell in /*) ;; *) fail invalid_grant shell ;; esac
   case $P_shell in *[!A-Za-z0-9._/-]* | *..*) fail invalid_grant shell ;; esac
   case $P_ca_type in '' | ssh-ed25519) ;; *) fail invalid_grant ca_type ;; esac
@@ -592,6 +594,13 @@ find_scheduler() {
   done
 }
 
+# Whether the server has this program, or a later one, for its timer.
+program_stands() {
+  { [ -f "$STATE/program" ] && read -r _ version hash _ <"$STATE/program"; } || return 1
+  case $version in *[!0-9]* | '') return 1 ;; esac
+  [ "$version.$hash" = "$VERSION.$P_program" ] || [ "$version" -gt "$VERSION" ]
+}
+
 timer_stands() {
   [ -f "$STATE/timer" ] && read -r scheduler <"$STATE/timer"
   case $scheduler in
@@ -616,7 +625,6 @@ present() {
   R_not_after=$P_not_after R_origin=''
   trust_entries
   write_grant applying "$TRUST" ''
-  install_timer
   make_login
   install_trust
   settle_groups || fail group_change_failed "$WORDS"
@@ -635,8 +643,7 @@ present() {
 # A deletion that a run died in is finished before the name is given again.
 finish_deletion() {
   { [ -n "$HOST_ID" ] && read_login "$P_login" && [ "$L_state.$L_cp.$L_person" = "deleting.$P_cp.$P_person" ]; } || return 0
-  P_homes=archive
-  delete_login
+  finish 'first cleanup'
 }
 
 # Everything that can refuse, before anything is changed.
@@ -656,8 +663,11 @@ preflight() {
   # shellcheck disable=SC2086  # names
   [ -z "$LIST" ] || look_for_groups $LIST
   for group in $LIST; do check_group "$group"; done
-  # To be written down, the program has to carry its own text, which costs three processes: it does so when it is asked to.
-  program_stands || have apono_text || { find_scheduler; [ -z "$SCHEDULER" ] || finish text; }
+  if program_stands && timer_stands; then EXPIRY=full
+  elif [ "$P_timer" = wanted ]; then
+    find_scheduler
+    [ -z "$SCHEDULER" ] || finish 'first install'
+  fi
 }
 
 check_login() {
@@ -1085,7 +1095,7 @@ reload_sshd() {
 # shellcheck disable=SC2012
 sockets_of() { ls -l "/proc/$1/fd" 2>/dev/null | sed -n 's/.*\(socket:.*\)/\1/p'; }
 
-# ------------------------------------------------------------ ensure absent {change}
+# ------------------------------------------------------------ ensure absent {end}
 
 # The person's processes may keep every processor busy on purpose, or by a loop that went wrong: ours come first.
 hurry() {
@@ -1178,8 +1188,6 @@ bodies() {
   entry=$(awk -F: -v uid="$L_uid" '$3 == uid { print $4 ":" $6; exit }' /etc/passwd)
   [ -z "$entry" ] || [ -n "$STRANGERS" ] || { A_gid=${entry%%:*} A_home=${entry#*:}; }
 }
-
-living() { printf '%s processes live on: %s' "$LEFT" "$(processes '' | head -n 3 | tr '\n' ';')"; }
 
 # What could not be done is said at the end; the other steps are done all the same.
 doomed() { DOOMED="${DOOMED:+$DOOMED; }$1"; }
@@ -1331,6 +1339,16 @@ END
   { take_lock && read_grant && [ "$R_state.$R_generation.$R_epoch" = "absent.$P_generation.$P_epoch" ]; } || OVERTAKEN=1
 }
 
+# What carries the person's login or number and is not ended by the rules of `list_processes`.
+note_bystanders() {
+  # shellcheck disable=SC2046  # numbers and single words
+  set -- $(processes bystanders)
+  while [ $# -ge 2 ]; do
+    residue process false "$1 $2"
+    shift 2
+  done
+}
+
 # ------------------------------------------------------------ processes {change}
 
 # Prints "pid title kind" of every living process that is the person's; kind is `own`, or `other` for another uid, or with
@@ -1463,17 +1481,9 @@ hunt() {
 }
 pids_of() { processes "$1" | sed -n 's/^\([0-9][0-9]*\) .*/\1/p' | sort -n; }
 
-# What carries the person's login or number and is not ended by the rules above.
-note_bystanders() {
-  # shellcheck disable=SC2046  # numbers and single words
-  set -- $(processes bystanders)
-  while [ $# -ge 2 ]; do
-    residue process false "$1 $2"
-    shift 2
-  done
-}
+living() { printf '%s processes live on: %s' "$LEFT" "$(processes '' | head -n 3 | tr '\n' ';')"; }
 
-# ------------------------------------------------------------ what would start again {change}
+# ------------------------------------------------------------ what would start again {end}
 
 end_lingering() {
   for name in $BODIES; do
@@ -1533,7 +1543,7 @@ count_as_login() {
   esac
 }
 
-# ------------------------------------------------------------ on-server expiry: the end with nobody else alive {change}
+# ------------------------------------------------------------ on-server expiry: the end with nobody else alive {end}
 
 SERVICE_TEXT='[Unit]
 Description=apono-connector: end SSH access that is over
@@ -1550,23 +1560,19 @@ Persistent=true
 WantedBy=timers.target'
 CRON_TEXT='# apono-connector: ends SSH access that is over
 * * * * * root /bin/sh /var/lib/apono-connector/program >/dev/null 2>&1'
-# One for all grants, in files, so that it outlives a reboot. Whether it still stands is a look at a few files; inspect
-# asks whether it runs.
-program_stands() {
-  standing=''
-  { [ -f "$STATE/program" ] && read -r _ version hash _ <"$STATE/program"; } || return 1
-  case $version in *[!0-9]* | '') return 1 ;; esac
-  { [ "$version.$hash" = "$VERSION.$P_program" ] || [ "$version" -gt "$VERSION" ]; } && standing=1
-}
-
-install_timer() {
-  [ -z "$standing" ] || ! timer_stands || { EXPIRY=full; return; }
+# One for all grants, in files, so that it outlives a reboot. It is there before the first grant is: what ends access goes
+# ahead of what gives it. Whether it still stands is a look at a few files; inspect asks whether it runs. It costs three
+# processes to carry the text that is written down, so this is a job of its own, which `present` asks for.
+install_program() {
+  own_folder "$STATE" 700
   find_scheduler
-  [ -n "$SCHEDULER" ] || return 0
-  forget "$STATE/timer"
-  [ -n "$standing" ] || { text=$(program_file) && replace_file "$STATE/program" 600 "$text"; } || return 0
-  "schedule_$SCHEDULER" >/dev/null 2>&1 && replace_file "$STATE/timer" 600 "$SCHEDULER" && EXPIRY=full
-  return 0
+  standing=''; ! program_stands || standing=1
+  if [ -n "$standing" ] && timer_stands; then EXPIRY=full
+  elif [ -n "$SCHEDULER" ] && forget "$STATE/timer" &&
+    { [ -n "$standing" ] || { text=$(program_file) && replace_file "$STATE/program" 600 "$text"; }; } &&
+    "schedule_$SCHEDULER" >/dev/null 2>&1 && replace_file "$STATE/timer" 600 "$SCHEDULER"; then EXPIRY=full; fi
+  field expiry "$EXPIRY"
+  finish ok
 }
 
 program_file() {
@@ -1636,7 +1642,7 @@ expire_one() {
   absent
 }
 
-# ------------------------------------------------------------ the end of an account {change}
+# ------------------------------------------------------------ the end of an account {leave}
 
 # The uid stays in the ledger's list for ever: nobody gets it again.
 delete_login() {
@@ -1672,7 +1678,7 @@ home_is_theirs() {
   among "$L_login" $BODIES || { ! is_account "$L_login" && [ -n "$(find "$home" -maxdepth 0 -uid "$L_uid")" ]; }
 }
 move_home() { mv "$1" "$2"; }
-delete_home() { rm -rf "$HOME_KEPT"; rmdir "$ARCHIVE" 2>/dev/null; }
+delete_home() { rm -rf "$HOME_KEPT"; ! rmdir "$ARCHIVE" 2>/dev/null || OWN=''; }
 
 # ------------------------------------------------------------ cleanup; uninstall: as if we had never been here {leave}
 
@@ -1993,6 +1999,7 @@ apono_main() {
   [ "$P_op" = inspect ] || { tools_fit; take_lock || fail host_busy "$RUN/lock"; }
   open_ledger
   case $P_op in
-    present) present ;; absent) absent ;; inspect) inspect ;; cleanup) cleanup ;; uninstall) uninstall ;;
+    present) present ;; absent) absent ;; inspect) inspect ;; install) install_program ;; cleanup) cleanup ;;
+    uninstall) uninstall ;;
   esac
 }

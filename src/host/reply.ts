@@ -49,14 +49,19 @@ const failure = (line: string, fields: Fields, facts: ErrorFacts): JobError => {
 }
 
 /**
- * In what other form the program wants to be sent before it does anything: `busybox`, where there is no useradd; `text`,
- * where the timer of this server has another program, or none.
+ * What the program wants, having changed nothing: `busybox`, to be sent as it is for a server without `useradd`; or a job
+ * that has to be done first.
  */
-export const wantedForm = (outcome: ExecOutcome, nonce: string): 'busybox' | 'text' | null => {
-  const last = ownLines(outcome.stdout, nonce).at(-1)
-  if (last === 'end busybox') return 'busybox'
-  return last === 'end text' ? 'text' : null
-}
+export type Wish = 'busybox' | 'install' | 'cleanup'
+
+const WISHES: ReadonlyMap<string, Wish> = new Map([
+  ['end busybox', 'busybox'],
+  ['end first install', 'install'],
+  ['end first cleanup', 'cleanup'],
+])
+
+export const readWish = (outcome: ExecOutcome, nonce: string): Wish | undefined =>
+  WISHES.get(ownLines(outcome.stdout, nonce).at(-1) ?? '')
 
 /**
  * Reads what a run of the program printed.

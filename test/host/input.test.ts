@@ -5,7 +5,7 @@ import { JobError } from '../../src/host/errors.ts'
 import { readAbsentReply, readCleanupReply, readInspectReply, readPresentReply } from '../../src/host/facts.ts'
 import { cleanup, ensureAbsent, ensurePresent, inspect } from '../../src/host/host-program.ts'
 import { type ParameterName, type Parameters, programInput } from '../../src/host/parameters.ts'
-import { programFor } from '../../src/host/program-text.ts'
+import { type Operation, PROGRAM_END, programFor } from '../../src/host/program-text.ts'
 import { readReply } from '../../src/host/reply.ts'
 import { Policy } from '../../src/protocol/integration.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
@@ -59,7 +59,7 @@ const account = fc.stringMatching(/^[a-z_][a-z0-9_-]{0,20}$/)
 
 /** Values as the connector sends them. */
 const proper: Readonly<Record<ParameterName, fc.Arbitrary<string>>> = {
-  op: fc.constantFrom('present', 'absent', 'inspect', 'cleanup', 'uninstall'),
+  op: fc.constantFrom('present', 'absent', 'inspect', 'install', 'cleanup', 'uninstall'),
   cp: id,
   user: account,
   now: number,
@@ -83,12 +83,13 @@ const proper: Readonly<Record<ParameterName, fc.Arbitrary<string>>> = {
   on_revoke: fc.constantFrom('lock', 'keep'),
   root_processes: fc.constantFrom('session', 'all'),
   existing: fc.constantFrom('refuse', 'adopt'),
+  timer: fc.constantFrom('wanted', 'none'),
   program: hash,
   homes: fc.constantFrom('archive', 'delete'),
   keep_uids: fc.constantFrom('yes', 'no'),
 }
 const names = Object.keys(proper) as ParameterName[]
-const properSet: fc.Arbitrary<Parameters> = fc.record(proper)
+const properSet = fc.record(proper) as fc.Arbitrary<Parameters>
 /** A proper set with one to three values that are anything at all. */
 const wildSet: fc.Arbitrary<Parameters> = fc
   .tuple(properSet, fc.array(fc.tuple(fc.constantFrom(...names), wild), { minLength: 1, maxLength: 3 }))
@@ -96,8 +97,12 @@ const wildSet: fc.Arbitrary<Parameters> = fc
 
 const nonce = 'f'.repeat(32)
 /** The lines between the call and the end of its heredoc; all before it is constant. */
-const blockOf = (input: string, operation: string): string[] => {
-  const head = `${programFor(operation)}\napono_main ${nonce} <<'APONO_EOF_${nonce}'\n`
+const blockOf = (input: string, operation: Operation): string[] => {
+  const carries =
+    operation === 'install'
+      ? [`apono_text() { cat <<'${PROGRAM_END}'\n`, `\n${PROGRAM_END}\n}\neval "$(apono_text)"`]
+      : ['{\n', '\n}']
+  const head = `${carries.join(programFor(operation))}\napono_main ${nonce} <<'APONO_EOF_${nonce}'\n`
   expect(input.startsWith(head)).toBe(true)
   return input.slice(head.length).split('\n')
 }
@@ -113,7 +118,7 @@ describe('what Node sends', () => {
           expect(error).toMatchObject({ code: 'invalid_grant' })
           return
         }
-        const lines = blockOf(input, set.op ?? '')
+        const lines = blockOf(input, set.op)
         expect(lines).toEqual([
           ...names.map((name) => `${name}=${set[name]}`),
           `end=${nonce}`,

@@ -42,7 +42,7 @@ printf x >>${FOLDER}/hits
 }`
 
 const instrumented = (input: string, points: readonly string[]): string => {
-  // The program's own text ends there, whether it carries it or not.
+  // There the program's own text ends; `install` carries it in a heredoc.
   const end = input.search(new RegExp(`\n(?:${PROGRAM_END}\n|apono_main [0-9a-f]{32} )`))
   const defined = points.filter((name) => new RegExp(`^${name}\\(\\) `, 'm').test(input))
   const renamed = defined.reduce(

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest'
-import { cleanup, uninstall } from '../../src/host/host-program.ts'
+import { cleanup, ensurePresent, uninstall } from '../../src/host/host-program.ts'
 import { Policy } from '../../src/protocol/integration.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { makePerson, type Person, runContext } from './person.ts'
@@ -72,6 +72,25 @@ it('half a program is not written down for the timer', async () => {
   expect(
     (await host.exec('sh -n /var/lib/apono-connector/program; tail -n 1 /var/lib/apono-connector/program')).stdout,
   ).toBe('apono_expire\n')
+})
+
+it('a timer that wakes up before the grant is there, and removes itself, is put back', async () => {
+  await change(host, 'rm -f /var/lib/apono-connector/timer')
+  let woken = 0
+  const exec: typeof person.link.exec = async (command, input, options) => {
+    const outcome = await person.link.exec(command, input, options)
+    if (!/^op=install$/m.test(input) || ++woken > 1) return outcome
+    // Nothing else is live: the records of the other tests' grants are out of the way.
+    await host.exec(
+      `cd /var/lib/apono-connector; mv grants aside; mkdir -m 700 grants; sh program; rmdir grants; mv aside grants`,
+    )
+    expect((await host.exec('ls /etc/cron.d/apono-connector')).code).not.toBe(0)
+    return outcome
+  }
+  const wanted = person.request({ id: 'grt_race', login: 'kay' }, 'present')
+  const reply = await ensurePresent({ ...person.link, exec }, runContext(), wanted)
+  expect({ woken, expiry: reply.onHostExpiry }).toEqual({ woken: 2, expiry: 'full' })
+  expect((await host.exec('ls /etc/cron.d/apono-connector')).code).toBe(0)
 })
 
 it('a process that anybody calls cron is no cron', async () => {
