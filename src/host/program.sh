@@ -1990,6 +1990,7 @@ apono_main() {
   [ -z "$NOW" ] || while read -r key _ uid _; do [ "$key" != Uid: ] || break; done </proc/self/status
   [ -n "$uid" ] || uid=$(id -u)
   say "begin uid=$uid"
+  [ -n "$uid" ] || finish failed
   places
   parameters
   # What we start must not read what follows on our stdin.
