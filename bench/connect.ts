@@ -4,7 +4,14 @@ import { secretOf } from '../src/secrets/secret.ts'
 import { connectSsh, type SshSession } from '../src/ssh/session.ts'
 import type { TestHost } from '../test/hosts/hosts.ts'
 
-const DEADLINES = { tcpMs: 10_000, handshakeMs: 15_000, channelMs: 10_000, keepaliveMs: 10_000 }
+export const DEADLINES = {
+  tcpMs: 10_000,
+  handshakeMs: 15_000,
+  loginMs: 15_000,
+  channelMs: 10_000,
+  silenceMs: 60_000,
+  keepaliveMs: 2500,
+}
 
 /** The product's own connection to a test host, host keys pinned. */
 export const connect = (host: TestHost): Promise<SshSession> =>

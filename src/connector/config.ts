@@ -41,20 +41,32 @@ export interface Config {
   /** `APONO_CLOUD_PROVIDER`, `none`. */
   readonly cloudProvider: CloudProvider
   readonly deadlines: Deadlines
+  readonly pool: PoolSettings
+}
+
+export interface PoolSettings {
+  /** Before a connection that nobody uses is closed, in milliseconds. `APONO_SSH_IDLE_MS`, 300,000. */
+  readonly idleMs: number
+  /** Connections that are kept open at most. `APONO_SSH_MAX_CONNECTIONS`, 1,000. */
+  readonly most: number
 }
 
 /** Milliseconds. */
 export interface Deadlines {
   /** For the TCP connection. `APONO_SSH_CONNECT_TIMEOUT_MS`, 10,000. */
   readonly tcpMs: number
-  /** From there to the accepted login. `APONO_SSH_LOGIN_TIMEOUT_MS`, 15,000. */
+  /** From there to agreed keys. `APONO_SSH_HANDSHAKE_TIMEOUT_MS`, 15,000. */
   readonly handshakeMs: number
+  /** From there to the accepted login. `APONO_SSH_LOGIN_TIMEOUT_MS`, 15,000. */
+  readonly loginMs: number
   /** For opening a channel. `APONO_SSH_CHANNEL_TIMEOUT_MS`, 10,000. */
   readonly channelMs: number
-  /** Between two signs of life of an idle connection. `APONO_SSH_KEEPALIVE_MS`, 10,000. */
+  /** Between two signs of life; a dead peer is noticed after four. `APONO_SSH_KEEPALIVE_MS`, 2,500. */
   readonly keepaliveMs: number
-  /** For the program on the server. `APONO_SSH_COMMAND_TIMEOUT_MS`, 60,000. */
+  /** For the program on the server. `APONO_SSH_COMMAND_TIMEOUT_MS`, 120,000. */
   readonly execMs: number
+  /** Without a byte from it. `APONO_SSH_SILENCE_TIMEOUT_MS`, 60,000. */
+  readonly silenceMs: number
   /** For reading the secret. `APONO_SECRET_TIMEOUT_MS`, 10,000. */
   readonly secretMs: number
 }
@@ -174,10 +186,12 @@ const readDeadlines = (reader: Reader): Deadlines => {
   const duration = (name: string, fallback: number): number => readInteger(reader, name, fallback, 1, HOUR_MS)
   return {
     tcpMs: duration('APONO_SSH_CONNECT_TIMEOUT_MS', 10_000),
-    handshakeMs: duration('APONO_SSH_LOGIN_TIMEOUT_MS', 15_000),
+    handshakeMs: duration('APONO_SSH_HANDSHAKE_TIMEOUT_MS', 15_000),
+    loginMs: duration('APONO_SSH_LOGIN_TIMEOUT_MS', 15_000),
     channelMs: duration('APONO_SSH_CHANNEL_TIMEOUT_MS', 10_000),
-    keepaliveMs: duration('APONO_SSH_KEEPALIVE_MS', 10_000),
-    execMs: duration('APONO_SSH_COMMAND_TIMEOUT_MS', 60_000),
+    keepaliveMs: duration('APONO_SSH_KEEPALIVE_MS', 2500),
+    execMs: duration('APONO_SSH_COMMAND_TIMEOUT_MS', 120_000),
+    silenceMs: duration('APONO_SSH_SILENCE_TIMEOUT_MS', 60_000),
     secretMs: duration('APONO_SECRET_TIMEOUT_MS', 10_000),
   }
 }
@@ -225,6 +239,10 @@ export const readConfig = (environment: Environment): ConfigResult => {
     logLevel: readOne(reader, 'APONO_LOG_LEVEL', LOG_LEVELS, 'info'),
     cloudProvider: readOne(reader, 'APONO_CLOUD_PROVIDER', CloudProvider.options, 'none'),
     deadlines: Object.freeze(readDeadlines(reader)),
+    pool: Object.freeze({
+      idleMs: readInteger(reader, 'APONO_SSH_IDLE_MS', 300_000, 1000, 24 * HOUR_MS),
+      most: readInteger(reader, 'APONO_SSH_MAX_CONNECTIONS', 1000, 1, 10_000),
+    }),
   }
   refuseGuardFile(reader)
   return problems.length > 0 ? { ok: false, problems } : { ok: true, config: Object.freeze(config) }

@@ -7,7 +7,8 @@ import { DEFAULT_KNOBS, PROTOCOL, type RegisterRequest } from '../protocol/calls
 import { fileStore } from '../secrets/file.ts'
 import { createKeyCache } from '../secrets/key-cache.ts'
 import { type SecretStores, secretStores } from '../secrets/stores.ts'
-import { oneSessionPerJob } from '../ssh/sessions.ts'
+import type { BreakerEvent } from '../ssh/breaker.ts'
+import { createTransport } from '../ssh/transport.ts'
 import { type Resolve, resolveHost } from './addresses.ts'
 import { createApiClient } from './api-client.ts'
 import { claimLoop } from './claim.ts'
@@ -68,6 +69,12 @@ const guardOf = (config: Config, deps: ConnectorDeps) =>
     allowLoopback: deps.allowLoopback ?? false,
   })
 
+const logCircuit = (log: Logger, { server, state, failures, waitMs, code }: BreakerEvent): void => {
+  const fields = { event: `circuit_${state}`, server, failures, waitMs: waitMs || undefined, code: code ?? undefined }
+  if (state === 'open') log.warn(fields, 'server is left alone for a while')
+  else log.info(fields, state === 'closed' ? 'server is well again' : 'server is tried again')
+}
+
 const fraction = (random: ConnectorDeps['random']) => (): number => random(4).readUInt32BE() / 2 ** 32
 
 /**
@@ -101,13 +108,20 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   // What does the work.
   const released = new Set<string>()
   const keys = createKeyCache(clock)
+  const pool = createTransport({
+    clock,
+    random: deps.random,
+    deadlines: config.deadlines,
+    limits: config.pool,
+    onCircuit: (event) => logCircuit(log, event),
+  })
   const executor = {
     clock,
     random: deps.random,
     guard: guardOf(config, deps),
     secrets: storesOf(config),
     keys,
-    sessions: oneSessionPerJob,
+    pool,
     hostProgram: deps.hostProgram,
     deadlines: config.deadlines,
     now: registration.now,
@@ -161,7 +175,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
       await shutDown({ clock, log, api, leases, slots, outbox, instanceId, registration, released, claiming, living })
       await Promise.allSettled(loops)
       keys.dispose()
-      await Promise.all([healthServer?.close(), api.close()])
+      await Promise.all([pool.close(), healthServer?.close(), api.close()])
       log.info({ event: 'stopped' }, 'connector stopped')
       stopped()
     }

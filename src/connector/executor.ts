@@ -3,14 +3,15 @@ import { JobError } from '../host/errors.ts'
 import type { HostProgram, RunContext } from '../host/host-program.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
+import type { SecretReference, Server } from '../protocol/integration.ts'
 import type { EnsureJob, InspectJob, Job, JobHead } from '../protocol/job.ts'
 import { JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
-import type { KeyCache } from '../secrets/key-cache.ts'
-import type { LoginKey } from '../secrets/private-key.ts'
+import { type KeyCache, referenceName } from '../secrets/key-cache.ts'
 import { disposeMaterial } from '../secrets/secret-store.ts'
 import type { SecretStores } from '../secrets/stores.ts'
 import { withDeadline } from '../ssh/deadline.ts'
-import type { Sessions } from '../ssh/sessions.ts'
+import type { Pool } from '../ssh/pool.ts'
+import type { Hop, Route, VersionedKey } from '../ssh/route.ts'
 import type { CheckedAddress } from '../ssh/socket.ts'
 import type { Deadlines } from './config.ts'
 import type { Guard } from './guard.ts'
@@ -37,7 +38,7 @@ export interface ExecutorDeps {
   readonly guard: Guard
   readonly secrets: SecretStores
   readonly keys: KeyCache
-  readonly sessions: Sessions
+  readonly pool: Pool
   readonly hostProgram: HostProgram
   readonly deadlines: Deadlines
   /** Milliseconds since 1970, corrected by the skew to the control plane. */
@@ -50,12 +51,13 @@ interface Run {
   readonly job: Job
   readonly lease: Lease
   readonly deps: ExecutorDeps
-  readonly seenHostKeys: Set<string>
+  /** What each place on the way showed, the last one last: what was refused, if it was. */
+  readonly seenHostKeys: Map<string, string>
 }
 
-const readKey = async ({ job, lease, deps }: Run): Promise<LoginKey> => {
+const readKey = async ({ lease, deps }: Run, reference: SecretReference): Promise<VersionedKey> => {
   const ms = deps.deadlines.secretMs
-  const material = await withDeadline(deps.secrets.read(job.integration.secretStore, { signal: lease.signal }), {
+  const material = await withDeadline(deps.secrets.read(reference, { signal: lease.signal }), {
     clock: deps.clock,
     ms,
     signal: lease.signal,
@@ -63,7 +65,8 @@ const readKey = async ({ job, lease, deps }: Run): Promise<LoginKey> => {
     onAbort: () => new JobError('cancelled', 'called off while reading the secret'),
   })
   try {
-    return deps.keys.open(job.integration.secretStore, material)
+    const key = deps.keys.open(reference, material)
+    return { key, version: `${referenceName(reference)} ${material.version}` }
   } finally {
     disposeMaterial(material)
   }
@@ -79,6 +82,17 @@ const mint = ({ job, deps }: Run): MintedCertificate | null => {
     notAfter: Date.parse(notAfter),
     now: deps.now(),
   })
+}
+
+const placeName = ({ host, port }: Pick<Server, 'host' | 'port'>): string => `${host} ${port}`
+
+/** For the control plane to pin, where it knows none yet. */
+const jumpKeys = ({ job, seenHostKeys }: Run): Pick<PresentResult, 'jumps'> => {
+  const jumps = job.server.jumps.map((jump) => {
+    const seen = seenHostKeys.get(placeName(jump))
+    return { host: jump.host, port: jump.port, hostKeys: merged(seen === undefined ? [] : [seen], jump.hostKeys) }
+  })
+  return jumps.length === 0 ? {} : { jumps }
 }
 
 const merged = (...lists: readonly (readonly string[])[]): string[] => [...new Set(lists.flat())]
@@ -110,12 +124,13 @@ const ensurePresent = async (
     validAfter: minted?.validAfter ?? null,
     validBefore: wholeSecond(grant.notAfter),
     hostKeys: merged([link.hostKey], server.hostKeys),
+    ...jumpKeys(run),
   }
 }
 
 const inspect = async (run: Run, job: InspectJob, link: HostLink): Promise<JobResult> => {
   const seen = await run.deps.hostProgram.inspect(link, contextOf(run))
-  return { ...seen, hostKeys: merged([link.hostKey], seen.hostKeys, job.server.hostKeys) }
+  return { ...seen, hostKeys: merged([link.hostKey], seen.hostKeys, job.server.hostKeys), ...jumpKeys(run) }
 }
 
 const runOn = async (run: Run, link: HostLink, minted: MintedCertificate | null): Promise<JobResult> => {
@@ -131,24 +146,46 @@ const runOn = async (run: Run, link: HostLink, minted: MintedCertificate | null)
   return await deps.hostProgram.ensureAbsent(link, contextOf(run), request)
 }
 
-const connectAndRun = async (
-  run: Run,
+type Place = Pick<Server, 'host' | 'port' | 'user' | 'hostKeys'>
+
+const hopOf = (
+  { job }: Run,
+  { host, port, user, hostKeys }: Place,
+  key: VersionedKey,
   addresses: readonly CheckedAddress[],
-  key: LoginKey,
-  minted: MintedCertificate | null,
-): Promise<JobResult> => {
+): Hop => ({
+  server: { host, port, user, addresses },
+  key,
+  rules: { known: hostKeys, policy: job.integration.policy.hostKeys },
+})
+
+/** Only the first place on the way is connected to from here; what the guard admitted are its addresses. */
+const findRoute = async (run: Run, admitted: readonly CheckedAddress[]): Promise<Route> => {
+  const { server, integration } = run.job
+  const ownKey = await readKey(run, integration.secretStore)
+  const jumps: Hop[] = []
+  for (const jump of server.jumps) {
+    const key = jump.secretStore === undefined ? ownKey : await readKey(run, jump.secretStore)
+    jumps.push(hopOf(run, jump, key, jumps.length === 0 ? admitted : []))
+  }
+  return { jumps, target: hopOf(run, server, ownKey, jumps.length === 0 ? admitted : []) }
+}
+
+const isEnd = (job: Job): boolean => job.kind === 'ensure' && job.grant.state === 'absent'
+
+const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate | null): Promise<JobResult> => {
   const { job, lease, deps } = run
   lease.checkpoint()
-  const { host, port, user, hostKeys } = job.server
-  return await deps.sessions.use(
-    { host, port, user, addresses },
-    key,
-    { known: hostKeys, policy: job.integration.policy.hostKeys },
+  return await deps.pool.use(
+    route,
     {
-      clock: deps.clock,
-      deadlines: deps.deadlines,
       signal: lease.signal,
-      onHostKey: (line) => void run.seenHostKeys.add(line),
+      urgent: isEnd(job),
+      alone: job.kind !== 'inspect',
+      onHostKey: ({ server }, line) => {
+        run.seenHostKeys.delete(placeName(server))
+        run.seenHostKeys.set(placeName(server), line)
+      },
     },
     (link) => runOn(run, link, minted),
   )
@@ -161,13 +198,13 @@ const isWorthAnotherRun = (error: unknown): boolean =>
 const perform = async (run: Run): Promise<JobResult> => {
   const addresses = await run.deps.guard.admit(run.job, run.lease.signal)
   run.lease.checkpoint()
-  const key = await readKey(run)
+  const route = await findRoute(run, addresses)
   const minted = mint(run)
   try {
-    return await connectAndRun(run, addresses, key, minted)
+    return await connectAndRun(run, route, minted)
   } catch (error) {
     if (!isWorthAnotherRun(error)) throw error
-    return await connectAndRun(run, addresses, key, minted)
+    return await connectAndRun(run, route, minted)
   }
 }
 
@@ -191,7 +228,7 @@ const asJobError = (error: unknown): JobError =>
  * A refused host key is named in the failure, so that an admin can look at it before accepting it. What a server made up
  * and does not fit the protocol is left out: it would make the whole report unreadable.
  */
-const failureOf = (error: JobError, seenHostKeys: ReadonlySet<string>): JobFailure => {
+const failureOf = (error: JobError, seenHostKeys: ReadonlyMap<string, string>): JobFailure => {
   const plain = {
     code: error.code,
     message: error.message.slice(0, 2048),
@@ -201,7 +238,8 @@ const failureOf = (error: JobError, seenHostKeys: ReadonlySet<string>): JobFailu
   const { recorded, hostKeys } = JobFailure.shape
   const pair = recorded.safeParse(error.recorded).data
   const refusedKey = error.code === 'host_key_changed' || error.code === 'host_key_unknown'
-  const keys = refusedKey ? [...seenHostKeys].filter((line) => hostKeys.safeParse([line]).success) : undefined
+  const last = [...seenHostKeys.values()].slice(-1)
+  const keys = refusedKey ? last.filter((line) => hostKeys.safeParse([line]).success) : undefined
   return { ...plain, ...(pair ? { recorded: pair } : {}), ...(keys ? { hostKeys: keys } : {}) }
 }
 
@@ -212,7 +250,7 @@ export const executeJob = async (
   lease: Lease,
   deps: ExecutorDeps,
 ): Promise<JobOutcome> => {
-  const seenHostKeys = new Set<string>()
+  const seenHostKeys = new Map<string, string>()
   let job: Job | null = null
   try {
     job = readJob(raw, head)

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { Grant } from '../protocol/grant.ts'
@@ -14,7 +15,11 @@ import { kindOf, type Resolve } from './addresses.ts'
  * returns. This is the default guard; the file that widens or narrows it comes later.
  */
 export interface Guard {
-  /** Fails with `denied_by_guard`, or `ssh_unreachable`/`ssh_timeout` when the name cannot be resolved. */
+  /**
+   * The addresses of what the connector itself connects to: the server, or the first jump host. What comes after that is
+   * resolved by the jump host before it. Fails with `denied_by_guard`, or `ssh_unreachable`/`ssh_timeout` when the name
+   * cannot be resolved.
+   */
   admit(job: Job, signal: AbortSignal): Promise<readonly CheckedAddress[]>
 }
 
@@ -47,6 +52,11 @@ const checkSecret = (reference: SecretReference, directory: string): void => {
   }
 }
 
+const secretsOf = ({ integration, server }: Job): SecretReference[] => [
+  integration.secretStore,
+  ...server.jumps.flatMap(({ secretStore }) => secretStore ?? []),
+]
+
 /** By the connector's own clock: the corrected one follows the control plane, which is not to be trusted here. */
 const checkGrant = (grant: Grant, now: number): void => {
   if (Date.parse(grant.notAfter) - now > MAX_GRANT_MS + CLOCK_SLACK_MS)
@@ -59,8 +69,9 @@ const checkAddress = (address: CheckedAddress, options: GuardOptions): void => {
   if (kind === 'loopback' && !options.allowLoopback) throw denied("the server is the connector's own machine")
 }
 
-const findAddresses = async (job: Job, options: GuardOptions, signal: AbortSignal) => {
-  const { host, port } = job.server
+type Place = Pick<Job['server'], 'host' | 'port'>
+
+const findAddresses = async ({ host, port }: Place, options: GuardOptions, signal: AbortSignal) => {
   const facts = { host, port }
   try {
     return await withDeadline(options.resolve(host), {
@@ -76,9 +87,26 @@ const findAddresses = async (job: Job, options: GuardOptions, signal: AbortSigna
   }
 }
 
+const inWords = (host: string): CheckedAddress | null => {
+  const family = isIP(host)
+  return family === 0 ? null : { address: host, family: family === 6 ? 6 : 4 }
+}
+
+/** Resolved over there, by a name that means there what it means: only what is plain from here is refused. */
+const checkBehind = ({ host }: Place, options: GuardOptions): void => {
+  const address = inWords(host)
+  if (address !== null) checkAddress(address, options)
+  // Numbers in any other notation, which a resolver takes for an address.
+  else if (/^[0-9.]+$|^0x/i.test(host)) throw denied('a server behind a jump host has an odd number for an address')
+  if (!options.allowLoopback && /^(?:.*\.)?localhost\.?$/i.test(host)) throw denied('the server is the jump host itself')
+}
+
 /** Resolved once: what was checked is what is connected to, so that a name cannot point elsewhere a moment later. */
-const checkTarget = async (job: Job, options: GuardOptions, signal: AbortSignal) => {
-  const addresses = await findAddresses(job, options, signal)
+const checkTarget = async ({ server }: Job, options: GuardOptions, signal: AbortSignal) => {
+  const places: readonly Place[] = [...server.jumps, server]
+  const [first = server, ...behind] = places
+  for (const place of behind) checkBehind(place, options)
+  const addresses = await findAddresses(first, options, signal)
   for (const address of addresses) checkAddress(address, options)
   return addresses
 }
@@ -90,7 +118,7 @@ const checkTarget = async (job: Job, options: GuardOptions, signal: AbortSignal)
  */
 export const defaultGuard = (options: GuardOptions): Guard => ({
   admit: async (job, signal) => {
-    checkSecret(job.integration.secretStore, options.secretDirectory)
+    for (const reference of secretsOf(job)) checkSecret(reference, options.secretDirectory)
     if (job.kind === 'ensure' && job.grant.state === 'present') {
       if (job.integration.policy.existingUser === 'adopt') throw denied('the policy existingUser: adopt is not allowed')
       checkGrant(job.grant, options.clock.now())

@@ -21,9 +21,6 @@ const parse = (raw: unknown): Job => {
     const inGrant = job.error.issues.every((issue) => issue.path[0] === 'grant')
     throw new JobError(inGrant ? 'invalid_grant' : 'invalid_job', describe(job.error))
   }
-  if (job.data.server.jumps.length > 0) {
-    throw new JobError('invalid_job', 'servers behind jump hosts come with a later version')
-  }
   return job.data
 }
 

@@ -8,7 +8,7 @@ import { fileStore } from '../secrets/file.ts'
 import { type LoginKey, parsePrivateKey } from '../secrets/private-key.ts'
 import { disposeMaterial } from '../secrets/secret-store.ts'
 import { secretStores } from '../secrets/stores.ts'
-import { oneSessionPerJob } from '../ssh/sessions.ts'
+import { createTransport } from '../ssh/transport.ts'
 import { resolveHost } from './addresses.ts'
 import type { LocalConfig } from './config.ts'
 import { defaultGuard } from './guard.ts'
@@ -111,11 +111,16 @@ export const uninstallServer = async (
   const key = await readKey(file, deps)
   const { host, port, user, hostKeys } = file.server
   const context = { controlPlaneId: 'uninstall', now: clock.now(), timeoutMs: RUN_MS, random }
-  await oneSessionPerJob.use(
-    { host, port, user, addresses },
-    key,
-    { known: hostKeys, policy: file.policy.hostKeys },
-    { clock, deadlines },
-    (link) => uninstall(link, context, wishes),
-  )
+  const target = {
+    server: { host, port, user, addresses },
+    key: { key, version: 'the only one' },
+    rules: { known: hostKeys, policy: file.policy.hostKeys },
+  }
+  // It says nothing until it is done.
+  const pool = createTransport({ clock, random, deadlines: { ...deadlines, silenceMs: RUN_MS } })
+  try {
+    await pool.use({ jumps: [], target }, {}, (link) => uninstall(link, context, wishes))
+  } finally {
+    await pool.close()
+  }
 }

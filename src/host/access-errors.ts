@@ -30,6 +30,34 @@ export const accessErrors = {
     hint: (facts) =>
       `${where(facts)} turns connections away: too many at once (MaxStartups), or this address has been penalised for earlier failures (PerSourcePenalties, fail2ban). On the server: sshd -T | grep -i -e maxstartups -e persource; and the log of sshd. What passes connections on, a load balancer say, closes them like this when nothing is behind it.`,
   },
+  ssh_penalised: {
+    retryable: true,
+    fixedBy: 'server admin',
+    seen: "the server punishes the connector's address for earlier failures, and lets nobody in from there for a while",
+    hint: (facts) =>
+      `Wait: sshd forgets after minutes. If it comes again, look in the log of sshd at ${where(facts)} for who fails to log in from the connector's address, and exempt that address: PerSourcePenaltyExemptList in sshd_config.`,
+  },
+  circuit_open: {
+    retryable: true,
+    fixedBy: 'server admin',
+    seen: 'the server could not be reached several times in a row; it is left alone for a while, 15 s to 10 min',
+    hint: (facts) =>
+      `The message names the last failure; its own entry here says what to do. ${where(facts)} is tried again by itself.`,
+  },
+  jump_failed: {
+    retryable: true,
+    fixedBy: 'server admin',
+    seen: 'the jump host was reached, and from there nobody answers',
+    hint: (facts) =>
+      `On the jump host: getent hosts NAME; nc -vz NAME PORT, with the name and port of the message. It resolves the name, not the connector. ${where(facts)} is the jump host.`,
+  },
+  jump_forbidden: {
+    retryable: false,
+    fixedBy: 'server admin',
+    seen: 'the jump host lets the connection user in and forwards nothing for it',
+    hint: (facts) =>
+      `On the jump host: sshd -T -C user=${user(facts)},host=localhost,addr=127.0.0.1 | grep -i -e allowtcpforwarding -e permitopen -e disableforwarding`,
+  },
   ssh_timeout: {
     retryable: true,
     fixedBy: 'server admin',

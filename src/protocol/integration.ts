@@ -67,12 +67,17 @@ export type Integration = z.infer<typeof Integration>
 export const Host = z.string().regex(/^[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}$/, 'must be a host name or an IP address')
 export const Port = z.int().min(1).max(65535)
 
-const Hop = z.object({
-  host: Host,
-  port: Port.default(22),
-  user: AccountName,
-  hostKeys: z.array(PublicKey).default([]),
-})
+export const Hop = z
+  .object({
+    host: Host,
+    port: Port.default(22),
+    user: AccountName,
+    hostKeys: z.array(PublicKey).max(64).default([]),
+    /** Where this jump host's own key is kept; without, the integration's key opens it too. */
+    secretStore: SecretReference.optional(),
+  })
+  .meta({ id: 'JumpHost' })
+export type Hop = z.infer<typeof Hop>
 
 export const Server = z
   .object({

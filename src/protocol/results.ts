@@ -9,6 +9,12 @@ const Trust = z.enum(['root_file', 'home'])
 const OnHostExpiry = z.enum(['full', 'logins'])
 const Assurance = z.enum(['observed', 'root_was_possible'])
 
+/** The keys that jump hosts on the way showed, so that they can be pinned. */
+const JumpHostKeys = z
+  .array(z.object({ host: z.string().max(253), port: z.int(), hostKeys: z.array(PublicKey) }))
+  .max(8)
+  .optional()
+
 export const PresentResult = z
   .object({
     hostId: IdOnServer,
@@ -25,6 +31,7 @@ export const PresentResult = z
     onHostExpiry: OnHostExpiry,
     /** `root_was_possible`: a group of the login is as good as root, so its end will be observed, not proven. */
     assurance: Assurance.optional(),
+    jumps: JumpHostKeys,
     changed: z.boolean(),
   })
   .meta({ id: 'PresentResult' })
@@ -96,6 +103,7 @@ export const InspectResult = z
     onHostExpiry: OnHostExpiry,
     groups: z.array(AccountName).max(1000),
     hostKeys: z.array(PublicKey),
+    jumps: JumpHostKeys,
     clockSkewMs: z.int(),
     ledger: z
       .array(

@@ -43,7 +43,7 @@ const tryOpen = (material: SecretMaterial, parse: typeof parsePrivateKey): Opene
 }
 
 /** The same whatever order a control plane sends the members in. */
-const nameOf = (reference: SecretReference): string => JSON.stringify(Object.entries(reference).toSorted())
+export const referenceName = (reference: SecretReference): string => JSON.stringify(Object.entries(reference).toSorted())
 
 export const createKeyCache = (clock: Clock, parse: typeof parsePrivateKey = parsePrivateKey): KeyCache => {
   /** One version of each secret, the longest opened first. */
@@ -75,7 +75,7 @@ export const createKeyCache = (clock: Clock, parse: typeof parsePrivateKey = par
 
   return {
     open: (reference, material) => {
-      const opened = open(nameOf(reference), material)
+      const opened = open(referenceName(reference), material)
       if ('key' in opened) return opened.key
       throw opened.error
     },

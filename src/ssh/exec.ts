@@ -3,6 +3,7 @@ import { type ErrorCode, type ErrorFacts, JobError } from '../host/errors.ts'
 import type { ExecOptions, ExecOutcome } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
 import { withDeadline } from './deadline.ts'
+import { type Loss, orLost } from './loss.ts'
 
 /** More than any job can print. It bounds memory against a server that never stops talking. */
 export const MAX_OUTPUT_BYTES = 1024 * 1024
@@ -11,11 +12,13 @@ export interface ExecContext {
   readonly client: Client
   readonly clock: Clock
   readonly channelTimeoutMs: number
+  /** Without a byte from the command. */
+  readonly silenceMs: number
   readonly facts: ErrorFacts
   /** Whether the server ever let us open one decides what a refusal means. */
   readonly channels: { opened: number }
-  /** Rejects when the connection ends, whether it said why or not. */
-  readonly lost: Promise<never>
+  /** The end of the connection, whether it said why or not. */
+  readonly loss: Loss
   /** Ends the connection at once: after a timeout nothing on it can be trusted any more. */
   readonly destroy: () => void
 }
@@ -63,9 +66,42 @@ const collector = (onOverflow: () => void): Collector => {
   }
 }
 
+/**
+ * Looks now and then whether a byte has come since the last look, which is cheaper than a timer for each: silence is
+ * noticed after `silenceMs` to twice that.
+ */
+const watchSilence = (
+  channel: ClientChannel,
+  { clock, silenceMs, facts, loss }: ExecContext,
+  reject: (error: JobError) => void,
+): (() => void) => {
+  const ended = new AbortController()
+  let heard = true
+  const hear = (): void => {
+    heard = true
+  }
+  channel.on('data', hear)
+  channel.stderr.on('data', hear)
+  const watch = async (): Promise<void> => {
+    while (heard) {
+      heard = false
+      await clock.sleep(silenceMs, ended.signal)
+    }
+    reject(new JobError('ssh_timeout', `the command said nothing for ${silenceMs} ms`, facts))
+  }
+  watch().catch(() => undefined)
+  const forget = loss.onLost(() => ended.abort())
+  return () => {
+    forget()
+    ended.abort()
+  }
+}
+
 /** Both outputs are always drained: with 5 MB of either unread, ssh2 never reports the end. */
-const collect = (channel: ClientChannel, stdin: string, facts: ErrorFacts): Promise<ExecOutcome> =>
+const collect = (channel: ClientChannel, stdin: string, context: ExecContext): Promise<ExecOutcome> =>
   new Promise((resolve, reject) => {
+    const { facts } = context
+    const over = watchSilence(channel, context, reject)
     const overflow = (): void => reject(new JobError('output_too_large', 'more output than a job can produce', facts))
     const stdout = collector(overflow)
     const stderr = collector(overflow)
@@ -75,13 +111,14 @@ const collect = (channel: ClientChannel, stdin: string, facts: ErrorFacts): Prom
     channel.stderr.on('error', () => undefined)
     // Not at `exit`: that may have come before we could listen, in the packet that said that the command began.
     channel.on('close', (code?: number | null, signal?: string) => {
+      over()
       resolve({ stdout: stdout.text(), stderr: stderr.text(), exitCode: code ?? null, exitSignal: signal ?? null })
     })
     channel.end(stdin)
   })
 
 const limited = <T>(context: ExecContext, work: Promise<T>, ms: number, what: string, signal?: AbortSignal) =>
-  withDeadline(Promise.race([work, context.lost]), {
+  withDeadline(orLost(context.loss, work), {
     clock: context.clock,
     ms,
     signal,
@@ -95,7 +132,7 @@ const limited = <T>(context: ExecContext, work: Promise<T>, ms: number, what: st
  */
 const settle = async (context: ExecContext, outcome: ExecOutcome): Promise<ExecOutcome> => {
   if (outcome.exitCode !== null || outcome.exitSignal !== null) return outcome
-  await Promise.race([context.lost, new Promise((resolve) => setImmediate(resolve))])
+  await orLost(context.loss, new Promise((resolve) => setImmediate(resolve)))
   return outcome
 }
 
@@ -112,7 +149,7 @@ export const execOn = async (
     const opening = openChannel(context, command)
     const ms = Math.min(context.channelTimeoutMs, options.timeoutMs)
     const channel = await limited(context, opening, ms, 'opening a channel', options.signal)
-    const running = collect(channel, stdin, context.facts)
+    const running = collect(channel, stdin, context)
     return await settle(context, await limited(context, running, options.timeoutMs, 'the command', options.signal))
   } catch (error) {
     if (!(error instanceof JobError && isRefusedChannel(error.code))) context.destroy()

@@ -1,3 +1,4 @@
+import net from 'node:net'
 import type { Duplex } from 'node:stream'
 import ssh2, { type Client } from 'ssh2'
 import { type ErrorFacts, JobError } from '../host/errors.ts'
@@ -7,7 +8,9 @@ import type { LoginKey } from '../secrets/private-key.ts'
 import { algorithmsFor } from './algorithms.ts'
 import { withDeadline } from './deadline.ts'
 import { type ExecContext, execOn } from './exec.ts'
+import { asSocket } from './forwarded-socket.ts'
 import { type HostKeyRules, hostKeyLine, judgeHostKey, typeOfHostKey } from './host-keys.ts'
+import { createLoss, type Loss, orLost } from './loss.ts'
 import { type CheckedAddress, openSocket } from './socket.ts'
 import { connectionFailure, type Progress, startProgress } from './trouble.ts'
 
@@ -22,24 +25,36 @@ export interface SshServer {
 /** All in milliseconds. */
 export interface SshDeadlines {
   readonly tcpMs: number
-  /** From the TCP connection to the accepted login. */
+  /** From the TCP connection to agreed keys. */
   readonly handshakeMs: number
+  /** From there to the accepted login. */
+  readonly loginMs: number
   readonly channelMs: number
-  /** A dead peer is noticed after about `keepaliveMs` × 4. */
+  /** Without a byte from a command that runs. */
+  readonly silenceMs: number
+  /** A dead peer is noticed after about `keepaliveMs` × 4, whether a command runs or not. */
   readonly keepaliveMs: number
 }
 
 export interface SshOptions {
   readonly clock: Clock
   readonly deadlines: SshDeadlines
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
+  /** Instead of a TCP connection of our own: through a jump host. */
+  readonly openSocket?: () => Promise<Duplex>
   /** Told the key that the server shows, also when it is then refused: the one thing that a report needs of it. */
   readonly onHostKey?: (line: string) => void
 }
 
 export interface SshSession extends HostLink {
+  /** The address that we are connected to; null through a jump host. */
+  readonly address: string | null
+  /** Opens a way through this server to another one, which it resolves and connects to by itself. */
+  forward(host: string, port: number, signal?: AbortSignal): Promise<Duplex>
   /** Resolves when the socket is closed; safe to call more than once. */
   close(): Promise<void>
+  /** Calls `listener` when the connection is gone, whoever ended it; returns what takes that back. */
+  onClosed(listener: () => void): () => void
 }
 
 const KEEPALIVE_MISSES = 3
@@ -56,6 +71,8 @@ interface Attempt {
   readonly rules: HostKeyRules
   readonly options: SshOptions
   readonly facts: ErrorFacts
+  /** Told when keys are agreed on and the server has proved its own. */
+  readonly handshake: { readonly promise: Promise<void>; readonly resolve: () => void }
 }
 
 /** The identification is public, but ssh2 keeps it to itself; we own the socket, so we read it there. */
@@ -104,6 +121,7 @@ const becomeReady = (attempt: Attempt): Promise<void> =>
     const fail = (error: unknown): void => reject(connectionFailure(error, progress, rules.known.length > 0, facts))
     client.on('handshake', () => {
       progress.handshakeDone = true
+      attempt.handshake.resolve()
     })
     client.on('banner', (text: string) => {
       progress.banner = `${progress.banner}${text}\n`.slice(0, MAX_BANNER)
@@ -135,29 +153,31 @@ const begin = (attempt: Attempt): Promise<void> => {
   return ready
 }
 
-const logIn = (attempt: Attempt): Promise<void> => {
-  const { options, facts } = attempt
-  const ms = options.deadlines.handshakeMs
-  return withDeadline(begin(attempt), {
+const within = <T>({ options, facts }: Attempt, work: Promise<T>, ms: number, what: string): Promise<T> =>
+  withDeadline(work, {
     clock: options.clock,
     ms,
     signal: options.signal,
-    onTimeout: () => new JobError('ssh_timeout', `no SSH login within ${ms} ms`, facts),
+    onTimeout: () => new JobError('ssh_timeout', `no ${what} within ${ms} ms`, facts),
     onAbort: () => new JobError('cancelled', 'called off while logging in', facts),
   })
+
+const logIn = async (attempt: Attempt): Promise<void> => {
+  const { handshakeMs, loginMs } = attempt.options.deadlines
+  const ready = begin(attempt)
+  await within(attempt, Promise.race([attempt.handshake.promise, ready]), handshakeMs, 'SSH handshake')
+  await within(attempt, ready, loginMs, 'SSH login')
 }
 
-/** One promise for the end of the connection, so that no exec ever waits for a peer that is gone. */
-const lossOf = ({ client, socket, facts }: Attempt): Promise<never> => {
-  const lost = new Promise<never>((_resolve, reject) => {
-    const fail = (cause?: unknown): void =>
-      reject(new JobError('connection_lost', 'the connection ended before the result arrived', facts, { cause }))
-    client.on('error', fail)
-    client.on('close', fail)
-    socket.on('close', () => fail())
-  })
-  lost.catch(() => undefined) // Nobody may be waiting for a result when the connection ends.
-  return lost
+/** One place for the end of the connection, so that no exec ever waits for a peer that is gone. */
+const lossOf = ({ client, socket, facts }: Attempt): Loss => {
+  const loss = createLoss()
+  const lose = (cause?: unknown): void =>
+    loss.lose(new JobError('connection_lost', 'the connection ended before the result arrived', facts, { cause }))
+  client.on('error', lose)
+  client.on('close', () => lose())
+  socket.on('close', () => lose())
+  return loss
 }
 
 const closer = ({ client, socket, options }: Attempt): (() => Promise<void>) => {
@@ -173,15 +193,56 @@ const closer = ({ client, socket, options }: Attempt): (() => Promise<void>) => 
   }
 }
 
+/** Why a jump host opens no way: it may not (1), or nobody answers there (2); RFC 4254, 5.1. */
+const forwardFailure = (error: Error, host: string, port: number, facts: ErrorFacts): JobError => {
+  const forbidden = 'reason' in error && error.reason === 1
+  return forbidden
+    ? new JobError('jump_forbidden', `the jump host forwards nothing to ${host}:${port}`, facts, { cause: error })
+    : new JobError('jump_failed', `the jump host cannot reach ${host}:${port}`, facts, { cause: error })
+}
+
+const openForward = ({ client, facts }: Attempt, host: string, port: number): Promise<Duplex> =>
+  new Promise((resolve, reject) => {
+    const fail = (error: Error): void => reject(forwardFailure(error, host, port, facts))
+    try {
+      client.forwardOut('127.0.0.1', 0, host, port, (error, channel) => {
+        if (error === undefined) resolve(asSocket(channel))
+        else fail(error)
+      })
+    } catch (error) {
+      fail(error as Error)
+    }
+  })
+
+const forwarder =
+  (attempt: Attempt, context: ExecContext): SshSession['forward'] =>
+  async (host, port, signal) => {
+    const ms = attempt.options.deadlines.tcpMs
+    const opening = openForward(attempt, host, port)
+    // One that opens when nobody waits any more.
+    opening.then(
+      (socket) => signal?.aborted && socket.destroy(),
+      () => undefined,
+    )
+    return await withDeadline(orLost(context.loss, opening), {
+      clock: attempt.options.clock,
+      ms,
+      signal,
+      onTimeout: () => new JobError('jump_failed', `no way to ${host}:${port} within ${ms} ms`, attempt.facts),
+      onAbort: () => new JobError('cancelled', 'called off while connecting', attempt.facts),
+    })
+  }
+
 const sessionOf = (attempt: Attempt): SshSession => {
   const { client, socket, server, options, progress, facts } = attempt
   const context: ExecContext = {
     client,
     clock: options.clock,
     channelTimeoutMs: options.deadlines.channelMs,
+    silenceMs: options.deadlines.silenceMs,
     facts,
     channels: { opened: 0 },
-    lost: lossOf(attempt),
+    loss: lossOf(attempt),
     destroy: () => socket.destroy(),
   }
   return {
@@ -190,6 +251,9 @@ const sessionOf = (attempt: Attempt): SshSession => {
     port: server.port,
     serverSoftware: progress.serverSoftware ?? '',
     hostKey: progress.presentedKey ?? '',
+    address: socket instanceof net.Socket ? (socket.remoteAddress ?? null) : null,
+    forward: forwarder(attempt, context),
+    onClosed: (listener) => context.loss.onLost(listener),
     exec: (command, stdin, execOptions) => execOn(context, command, stdin, execOptions),
     close: closer(attempt),
   }
@@ -210,8 +274,18 @@ export const connectSsh = async (
 ): Promise<SshSession> => {
   const facts = { user: server.user, host: server.host, port: server.port, fingerprint: key.fingerprint }
   const tcp = { clock: options.clock, timeoutMs: options.deadlines.tcpMs, signal: options.signal }
-  const socket = await openSocket(server.port, server.addresses, tcp, facts)
-  const attempt = { client: new ssh2.Client(), socket, progress: startProgress(), server, key, rules, options, facts }
+  const socket = await (options.openSocket?.() ?? openSocket(server.port, server.addresses, tcp, facts))
+  const attempt = {
+    client: new ssh2.Client(),
+    socket,
+    progress: startProgress(),
+    server,
+    key,
+    rules,
+    options,
+    facts,
+    handshake: Promise.withResolvers<void>(),
+  }
   try {
     await logIn(attempt)
     return sessionOf(attempt)

@@ -55,7 +55,10 @@ const beforeIdentification = (progress: Progress): Fault => {
   const said = progress.greeting.trim()
   if (said === '') return { code: 'ssh_turned_away', message: 'the connection closed before SSH began' }
   // OpenSSH says these two in plain text when it has too many connections or has penalised our address.
-  if (/^(?:Exceeded MaxStartups|Not allowed at this time)/.test(said)) {
+  if (/^Not allowed at this time/.test(said)) {
+    return { code: 'ssh_penalised', message: `the server lets nobody in from our address for now: ${quote(said)}` }
+  }
+  if (/^Exceeded MaxStartups/.test(said)) {
     return { code: 'ssh_turned_away', message: `the server turns connections away: ${quote(said)}` }
   }
   return { code: 'ssh_handshake_failed', message: `what answers does not speak SSH 2: ${quote(said)}` }

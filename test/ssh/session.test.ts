@@ -10,7 +10,7 @@ import { keygen } from '../hosts/openssh.ts'
 import { startRelay, startStranger } from './strangers.ts'
 
 const ANY: HostKeyRules = { known: [], policy: 'trust_on_first_use' }
-const DEADLINES = { tcpMs: 3000, handshakeMs: 5000, channelMs: 3000, keepaliveMs: 10_000 }
+const DEADLINES = { tcpMs: 3000, handshakeMs: 5000, loginMs: 5000, channelMs: 3000, silenceMs: 20_000, keepaliveMs: 10_000 }
 
 let host: TestHost
 let key: LoginKey

@@ -1,0 +1,415 @@
+import { type ErrorFacts, JobError } from '../host/errors.ts'
+import type { HostLink } from '../host/link.ts'
+import type { Clock } from '../observability/clock.ts'
+import type { Breakers } from './breaker.ts'
+import { createGate, createGates, type Gate } from './gate.ts'
+import { judgeHostKey } from './host-keys.ts'
+import type { Ramp } from './ramp.ts'
+import type { RefusedKeys } from './refused-keys.ts'
+import { factsOf, type Hop, namesOf, placeOf, type Route } from './route.ts'
+import { connectSsh, type SshDeadlines, type SshSession } from './session.ts'
+
+/**
+ * Connections that jobs share. Invariants:
+ *
+ * - At most one connection to a server, and while it is being made everybody waits for that one. A server is a user at a
+ *   host and port by way of its jump hosts, each of which is an entry of its own.
+ * - A connection is used only by whom it was made for: with another version of the key, a host key that is not accepted any
+ *   more, or an address that the guard did not admit this time, it is ended first, and a new one is made.
+ * - An entry that somebody uses (a command, or a server behind it) is never closed for being old or one too many.
+ * - Nothing of a command is kept with the connection when the command is over.
+ * - Who changes a server has it alone, in the order in which they came: a second program would only wait for the first
+ *   one's lock there.
+ */
+export interface Pool {
+  /** Runs `work` on the connection of the route's last hop. Fails as `connectSsh` does, with `circuit_open`, or as `work`. */
+  use<T>(route: Route, options: UseOptions, work: (link: HostLink) => Promise<T>): Promise<T>
+  stats(): PoolStats
+  /** Closes everything; nothing can be used any more. */
+  close(): Promise<void>
+}
+
+export interface UseOptions {
+  readonly signal?: AbortSignal
+  /** The end of access: it waits for no circuit longer than 15 s. */
+  readonly urgent?: boolean
+  /** The work changes the server. */
+  readonly alone?: boolean
+  /** Told the key that a hop shows, also when it is then refused. */
+  readonly onHostKey?: (hop: Hop, line: string) => void
+}
+
+export interface PoolStats {
+  readonly open: number
+  readonly connecting: number
+  readonly inUse: number
+  readonly circuitsOpen: number
+  readonly circuitsHalfOpen: number
+}
+
+export interface PoolDeps {
+  readonly clock: Clock
+  readonly deadlines: SshDeadlines
+  readonly random: () => number
+  readonly ramp: Ramp
+  readonly breakers: Breakers
+  readonly refusedKeys: RefusedKeys
+  readonly connect?: typeof connectSsh
+}
+
+export interface PoolLimits {
+  /** Before a connection that nobody uses is closed. Default 300,000. */
+  readonly idleMs?: number
+  /** Connections; beyond, the one that was not used for longest is closed. Default 1,000. */
+  readonly most?: number
+  /** Commands at once on one connection; sshd allows 10 by default (MaxSessions). Default 8. */
+  readonly channels?: number
+}
+
+interface Entry {
+  readonly name: string
+  readonly keyVersion: string
+  readonly connected: Promise<SshSession>
+  readonly giveUp: AbortController
+  readonly commands: Gate
+  session: SshSession | null
+  users: number
+  idle: AbortController | null
+  /** Whoever waits for the connection is told which key is shown. */
+  readonly watchers: Set<NonNullable<UseOptions['onHostKey']>>
+  /** Resolves when the connection is gone, or never came about. */
+  readonly gone: Promise<void>
+}
+
+interface Held {
+  readonly entry: Entry
+  readonly session: SshSession
+}
+
+/** A hop with the way to it: its own name comes last, too. */
+interface Way {
+  readonly hops: readonly Hop[]
+  readonly names: readonly string[]
+  readonly hop: Hop
+  readonly name: string
+}
+
+const wayOf = (hops: readonly Hop[], names: readonly string[]): Way => {
+  const [hop, name] = [hops.at(-1), names.at(-1)]
+  if (hop === undefined || name === undefined) throw new JobError('internal_error', 'a route without a target')
+  return { hops, names, hop, name }
+}
+
+/** A jump host's trouble is told as such: the server behind it may be well. */
+const ofJumpHost = (error: unknown, { hop }: Way): unknown =>
+  error instanceof JobError && error.code !== 'cancelled' && !error.message.startsWith('jump host ')
+    ? new JobError(error.code, `jump host ${placeOf(hop)}: ${error.message}`, factsOf(hop), { cause: error })
+    : error
+
+/** Turned away in a crowd is no reason to fail: sshd drops at random there, and nothing has begun. */
+const TURNED_AWAY_TRIES = 5
+const TURNED_AWAY_PAUSE_MS = 150
+/** sshd may still count a session whose end it has told us. */
+const SESSION_PAUSE_MS = 50
+
+const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
+
+const called = (facts: ErrorFacts): JobError => new JobError('cancelled', 'called off while connecting', facts)
+
+export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
+  const { clock, ramp, breakers, refusedKeys, connect = connectSsh } = deps
+  const { idleMs = 300_000, most = 1000, channels = 8 } = limits
+  /** By name, the one that was not used for longest first. */
+  const entries = new Map<string, Entry>()
+  const turns = createGates(1)
+  let closed = false
+
+  // ---------------------------------------------------------------- making a connection
+
+  const logIn = async ({ hop, name }: Way, through: SshSession | null, options: UseOptions): Promise<SshSession> => {
+    const { server } = hop
+    const left = await ramp.enter(
+      through === null ? (server.addresses[0]?.address ?? server.host) : name,
+      options.signal,
+    )
+    let how: 'logged_in' | 'turned_away' | 'failed' = 'failed'
+    try {
+      const session = await connect(server, hop.key.key, hop.rules, {
+        clock,
+        deadlines: deps.deadlines,
+        signal: options.signal,
+        onHostKey: (line) => options.onHostKey?.(hop, line),
+        ...(through === null ? {} : { openSocket: () => through.forward(server.host, server.port, options.signal) }),
+      })
+      how = 'logged_in'
+      return session
+    } catch (error) {
+      if (isTurnedAway(error)) how = 'turned_away'
+      throw error
+    } finally {
+      left(how)
+    }
+  }
+
+  const logInPatiently = async (...attempt: Parameters<typeof logIn>): Promise<SshSession> => {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await logIn(...attempt)
+      } catch (error) {
+        if (!isTurnedAway(error) || tries >= TURNED_AWAY_TRIES) throw error
+        const pause = TURNED_AWAY_PAUSE_MS * 2 ** (tries - 1) * (0.5 + deps.random())
+        await clock.sleep(pause, attempt[2].signal)
+      }
+    }
+  }
+
+  const connectHop = async (way: Way, through: SshSession | null, options: UseOptions): Promise<SshSession> => {
+    const { hop, name } = way
+    const facts = factsOf(hop)
+    refusedKeys.check(name, hop.key.version, facts)
+    breakers.admit(name, facts, options.urgent === true)
+    try {
+      const session = await logInPatiently(way, through, options)
+      breakers.succeeded(name)
+      refusedKeys.forget(name)
+      return session
+    } catch (error) {
+      breakers.failed(name, error)
+      if (error instanceof JobError && error.code === 'ssh_auth_failed') refusedKeys.remember(name, hop.key.version)
+      throw options.signal?.aborted ? called(facts) : error
+    }
+  }
+
+  // ---------------------------------------------------------------- entries
+
+  const forget = (entry: Entry): void => {
+    entry.idle?.abort()
+    if (entries.get(entry.name) === entry) entries.delete(entry.name)
+  }
+
+  const retire = (entry: Entry): void => {
+    forget(entry)
+    entry.giveUp.abort()
+    entry.session?.close().catch(() => undefined)
+  }
+
+  const makeRoom = (): void => {
+    for (const entry of entries.values()) {
+      if (entries.size < most) return
+      if (entry.users === 0) retire(entry)
+    }
+  }
+
+  const begin = (way: Way, options: UseOptions): Entry => {
+    makeRoom()
+    const giveUp = new AbortController()
+    const watchers: Entry['watchers'] = new Set()
+    const { promise: gone, resolve: end } = Promise.withResolvers<void>()
+    // Whoever waits may go away; the attempt goes on for the others, until nobody is left.
+    const connected = connectWay(way, {
+      ...options,
+      signal: giveUp.signal,
+      onHostKey: (hop, line) => {
+        for (const watcher of watchers) watcher(hop, line)
+      },
+    })
+    const entry: Entry = {
+      name: way.name,
+      keyVersion: way.hop.key.version,
+      connected,
+      giveUp,
+      commands: createGate(channels),
+      session: null,
+      users: 0,
+      idle: null,
+      watchers,
+      gone,
+    }
+    entries.set(way.name, entry)
+    const over = (): void => {
+      forget(entry)
+      end()
+    }
+    connected.then((session) => {
+      entry.session = session
+      session.onClosed(over)
+    }, over)
+    return entry
+  }
+
+  /** Behind a jump host: the host's own entry is in use for as long as the connection through it lives. */
+  const connectWay = async (way: Way, options: UseOptions): Promise<SshSession> => {
+    if (way.hops.length === 1) return await connectHop(way, null, options)
+    const before = wayOf(way.hops.slice(0, -1), way.names.slice(0, -1))
+    const { entry, session } = await hold(before, options).catch((error: unknown) => {
+      throw ofJumpHost(error, before)
+    })
+    try {
+      const inner = await connectHop(way, session, options)
+      inner.onClosed(() => release(entry))
+      return inner
+    } catch (error) {
+      release(entry)
+      throw error
+    }
+  }
+
+  const fits = (entry: Entry, hop: Hop): boolean => {
+    const { session } = entry
+    if (entry.keyVersion !== hop.key.version) return false
+    if (session === null) return true
+    const admitted = session.address === null || hop.server.addresses.some(({ address }) => address === session.address)
+    return admitted && judgeHostKey(session.hostKey, hop.rules) === 'accepted'
+  }
+
+  const release = (entry: Entry): void => {
+    entry.users--
+    if (entry.users > 0) return
+    if (entry.session === null) {
+      retire(entry)
+      return
+    }
+    if (closed || entries.get(entry.name) !== entry) {
+      retire(entry)
+      return
+    }
+    const idle = new AbortController()
+    entry.idle = idle
+    clock.sleep(idleMs, idle.signal).then(
+      () => retire(entry),
+      () => undefined,
+    )
+  }
+
+  const take = (entry: Entry): void => {
+    entry.users++
+    entry.idle?.abort()
+    entry.idle = null
+    entries.delete(entry.name)
+    entries.set(entry.name, entry)
+  }
+
+  const waitFor = async <T>(work: Promise<T>, options: UseOptions, facts: ErrorFacts): Promise<T> => {
+    const { signal } = options
+    if (signal === undefined) return await work
+    const { promise, reject } = Promise.withResolvers<never>()
+    const abort = (): void => reject(called(facts))
+    if (signal.aborted) abort()
+    signal.addEventListener('abort', abort, { once: true })
+    try {
+      return await Promise.race([work, promise])
+    } finally {
+      signal.removeEventListener('abort', abort)
+    }
+  }
+
+  /** The entry of the last hop, in use by the caller, and connected. */
+  const hold = async (way: Way, options: UseOptions): Promise<Held> => {
+    for (;;) {
+      if (closed) throw new JobError('cancelled', 'the connector is stopping', factsOf(way.hop))
+      const found = entries.get(way.name)
+      if (found === undefined || fits(found, way.hop)) {
+        const held = await join(found ?? begin(way, options), way, options)
+        if (held !== null) return held
+        continue
+      }
+      forget(found)
+      if (found.users === 0) retire(found)
+      // Never two connections to one server: whoever still uses the old one ends first.
+      await waitFor(found.gone, options, factsOf(way.hop))
+    }
+  }
+
+  /** Null where the connection, once made, is not one for this caller. */
+  const join = async (entry: Entry, { hop }: Way, options: UseOptions): Promise<Held | null> => {
+    take(entry)
+    const { onHostKey } = options
+    if (onHostKey !== undefined) entry.watchers.add(onHostKey)
+    try {
+      const session = await waitFor(entry.connected, options, factsOf(hop))
+      if (fits(entry, hop)) {
+        onHostKey?.(hop, session.hostKey)
+        return { entry, session }
+      }
+      release(entry)
+      return null
+    } catch (error) {
+      release(entry)
+      throw error
+    } finally {
+      if (onHostKey !== undefined) entry.watchers.delete(onHostKey)
+    }
+  }
+
+  // ---------------------------------------------------------------- commands
+
+  /** Whoever is connected as: the lock that counts is the machine's. */
+  const turn = (way: Way, options: UseOptions): Promise<() => void> =>
+    turns.enter(way.hops.map(placeOf).join('>'), options.signal).catch(() => {
+      throw called(factsOf(way.hop))
+    })
+
+  /** One more session than the server allows: it allows as many as are open, and the next one waits for one of those. */
+  const learnLimit = (commands: Gate): void => commands.setLimit(Math.max(1, commands.inside() - 1))
+
+  const linkOf = ({ session, entry }: Held): HostLink => ({
+    user: session.user,
+    host: session.host,
+    port: session.port,
+    serverSoftware: session.serverSoftware,
+    hostKey: session.hostKey,
+    exec: async (command, stdin, options) => {
+      const facts = { user: session.user, host: session.host, port: session.port }
+      const deadline = clock.monotonic() + deps.deadlines.channelMs
+      for (;;) {
+        const leave = await entry.commands.enter(options.signal).catch((error: unknown) => {
+          throw options.signal?.aborted ? called(facts) : error
+        })
+        try {
+          return await session.exec(command, stdin, options)
+        } catch (error) {
+          const refused = error instanceof JobError && error.code === 'ssh_channel_refused'
+          if (!refused || clock.monotonic() > deadline) throw error
+          learnLimit(entry.commands)
+        } finally {
+          leave()
+        }
+        await clock.sleep(SESSION_PAUSE_MS, options.signal)
+      }
+    },
+  })
+
+  return {
+    use: async (route, options, work) => {
+      const way = wayOf([...route.jumps, route.target], namesOf(route))
+      const done = options.alone === true ? await turn(way, options) : () => undefined
+      try {
+        const held = await hold(way, options)
+        try {
+          return await work(linkOf(held))
+        } finally {
+          release(held.entry)
+        }
+      } finally {
+        done()
+      }
+    },
+    stats: () => {
+      const all = [...entries.values()]
+      const circuits = breakers.counts()
+      return {
+        open: all.filter(({ session }) => session !== null).length,
+        connecting: all.filter(({ session }) => session === null).length,
+        inUse: all.filter(({ users }) => users > 0).length,
+        circuitsOpen: circuits.open,
+        circuitsHalfOpen: circuits.halfOpen,
+      }
+    },
+    close: async () => {
+      closed = true
+      const all = [...entries.values()].reverse()
+      for (const entry of all) retire(entry)
+      await Promise.all(all.map(({ gone }) => gone))
+    },
+  }
+}

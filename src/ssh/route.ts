@@ -1,0 +1,43 @@
+import type { ErrorFacts } from '../host/errors.ts'
+import type { LoginKey } from '../secrets/private-key.ts'
+import type { HostKeyRules } from './host-keys.ts'
+import type { SshServer } from './session.ts'
+
+/** A key as one version of one secret gave it. */
+export interface VersionedKey {
+  readonly key: LoginKey
+  /** Names secret and version; another value means that the key may be another one. */
+  readonly version: string
+}
+
+/** One login on the way. `addresses` of the server is empty for what the jump host before it resolves. */
+export interface Hop {
+  readonly server: SshServer
+  readonly key: VersionedKey
+  readonly rules: HostKeyRules
+}
+
+/** How a server is reached: the jump hosts in order, and the server itself. */
+export interface Route {
+  readonly jumps: readonly Hop[]
+  readonly target: Hop
+}
+
+/** `HOST:PORT` */
+export const placeOf = ({ server }: Hop): string => `${server.host}:${server.port}`
+
+const nameOf = (hop: Hop): string => `${hop.server.user}@${placeOf(hop)}`
+
+/** What each hop's connection is known by, the way to it included: `a@one:22`, then `a@one:22>b@two:22`. */
+export const namesOf = ({ jumps, target }: Route): string[] => {
+  const names: string[] = []
+  for (const hop of [...jumps, target]) names.push([...names.slice(-1), nameOf(hop)].join('>'))
+  return names
+}
+
+export const factsOf = ({ server, key }: Hop): ErrorFacts => ({
+  user: server.user,
+  host: server.host,
+  port: server.port,
+  fingerprint: key.key.fingerprint,
+})
