@@ -38,7 +38,7 @@ export interface ExecutorDeps {
   readonly guard: Guard
   readonly secrets: SecretStores
   readonly keys: KeyCache
-  readonly pool: Pool
+  readonly pool: Pick<Pool, 'use'>
   readonly hostProgram: HostProgram
   readonly deadlines: Deadlines
   /** Milliseconds since 1970, corrected by the skew to the control plane. */

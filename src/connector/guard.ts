@@ -98,7 +98,8 @@ const checkBehind = ({ host }: Place, options: GuardOptions): void => {
   if (address !== null) checkAddress(address, options)
   // Numbers in any other notation, which a resolver takes for an address.
   else if (/^[0-9.]+$|^0x/i.test(host)) throw denied('a server behind a jump host has an odd number for an address')
-  if (!options.allowLoopback && /^(?:.*\.)?localhost\.?$/i.test(host)) throw denied('the server is the jump host itself')
+  if (!options.allowLoopback && /^(?:.*\.)?localhost\.?$/i.test(host))
+    throw denied('the server is the jump host itself')
 }
 
 /** Resolved once: what was checked is what is connected to, so that a name cannot point elsewhere a moment later. */

@@ -43,7 +43,8 @@ const tryOpen = (material: SecretMaterial, parse: typeof parsePrivateKey): Opene
 }
 
 /** The same whatever order a control plane sends the members in. */
-export const referenceName = (reference: SecretReference): string => JSON.stringify(Object.entries(reference).toSorted())
+export const referenceName = (reference: SecretReference): string =>
+  JSON.stringify(Object.entries(reference).toSorted())
 
 export const createKeyCache = (clock: Clock, parse: typeof parsePrivateKey = parsePrivateKey): KeyCache => {
   /** One version of each secret, the longest opened first. */

@@ -112,6 +112,11 @@ const TURNED_AWAY_PAUSE_MS = 150
 /** sshd may still count a session whose end it has told us. */
 const SESSION_PAUSE_MS = 50
 
+/** Where it never let us open one, it may still be that it is just opening its only one for somebody else. */
+const isRefusedForOthers = (error: unknown, inside: number): boolean =>
+  error instanceof JobError &&
+  (error.code === 'ssh_channel_refused' || (error.code === 'ssh_no_sessions' && inside > 1))
+
 const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
 
 const called = (facts: ErrorFacts): JobError => new JobError('cancelled', 'called off while connecting', facts)
@@ -170,7 +175,6 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     breakers.admit(name, facts, options.urgent === true)
     try {
       const session = await logInPatiently(way, through, options)
-      breakers.succeeded(name)
       refusedKeys.forget(name)
       return session
     } catch (error) {
@@ -246,6 +250,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     })
     try {
       const inner = await connectHop(way, session, options)
+      breakers.succeeded(entry.name)
       inner.onClosed(() => release(entry))
       return inner
     } catch (error) {
@@ -366,10 +371,13 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
           throw options.signal?.aborted ? called(facts) : error
         })
         try {
-          return await session.exec(command, stdin, options)
+          const outcome = await session.exec(command, stdin, options)
+          // Not at the login: a server may let us in and die of every command.
+          breakers.succeeded(entry.name)
+          return outcome
         } catch (error) {
-          const refused = error instanceof JobError && error.code === 'ssh_channel_refused'
-          if (!refused || clock.monotonic() > deadline) throw error
+          breakers.failed(entry.name, error)
+          if (!isRefusedForOthers(error, entry.commands.inside()) || clock.monotonic() > deadline) throw error
           learnLimit(entry.commands)
         } finally {
           leave()

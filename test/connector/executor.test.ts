@@ -15,7 +15,7 @@ import { fileStore } from '../../src/secrets/file.ts'
 import { createKeyCache } from '../../src/secrets/key-cache.ts'
 import { parsePrivateKey } from '../../src/secrets/private-key.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
-import type { Sessions } from '../../src/ssh/sessions.ts'
+import type { Pool } from '../../src/ssh/pool.ts'
 import { keygen } from '../hosts/openssh.ts'
 import { type JobOptions, job } from './jobs.ts'
 import { configOf, noHostProgram, secretDirectory } from './setup.ts'
@@ -53,10 +53,11 @@ const run = async (
 ) => {
   const requests: EnsureRequest[] = []
   let connections = 0
-  const sessions: Sessions = {
-    use: async (server, _key, _rules, { onHostKey }, work) => {
+  const pool: Pick<Pool, 'use'> = {
+    use: async ({ target }, { onHostKey }, work) => {
       connections++
-      for (const line of seenHostKeys) onHostKey?.(line)
+      const { server } = target
+      for (const line of seenHostKeys) onHostKey?.(target, line)
       const link = {
         user: server.user,
         host: server.host,
@@ -64,8 +65,7 @@ const run = async (
         serverSoftware: 'OpenSSH_9.2',
         hostKey: HOST_KEY,
       }
-      const session = { ...link, exec: () => Promise.reject(new Error('scripted')), close: async () => undefined }
-      return await work(session)
+      return await work({ ...link, exec: () => Promise.reject(new Error('scripted')) })
     },
   }
   const hostProgram: HostProgram = {
@@ -107,7 +107,7 @@ const run = async (
     }),
     secrets: secretStores([fileStore({ directory })]),
     keys,
-    sessions,
+    pool,
     hostProgram,
     deadlines: config.deadlines,
     now: () => Date.now(),

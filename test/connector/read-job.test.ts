@@ -76,9 +76,12 @@ describe('a job is read before anything is touched', () => {
     expect(judge(raw).code).toBe(code)
   })
 
-  test('jump hosts are refused, not ignored', () => {
+  test('jump hosts are held to what servers are', () => {
     const raw = job()
-    const jumps = [{ host: 'j', port: 22, user: 'apono', hostKeys: [] }]
-    expect(judge({ ...raw, server: { ...(raw['server'] as object), jumps } }).code).toBe('invalid_job')
+    const judged = (jump: object) => judge({ ...raw, server: { ...(raw['server'] as object), jumps: [jump] } }).code
+    expect(judged({ host: 'j', user: 'apono', secretStore: { type: 'file', path: '/secrets/j' } })).toBe('accepted')
+    expect(judged({ host: '-oProxyCommand=x', user: 'apono' })).toBe('invalid_job')
+    expect(judged({ host: 'j', user: 'a b' })).toBe('invalid_job')
+    expect(judged({ host: 'j', user: 'apono', hostKeys: ['ssh-rsa'] })).toBe('invalid_job')
   })
 })

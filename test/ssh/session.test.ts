@@ -10,7 +10,14 @@ import { keygen } from '../hosts/openssh.ts'
 import { startRelay, startStranger } from './strangers.ts'
 
 const ANY: HostKeyRules = { known: [], policy: 'trust_on_first_use' }
-const DEADLINES = { tcpMs: 3000, handshakeMs: 5000, loginMs: 5000, channelMs: 3000, silenceMs: 20_000, keepaliveMs: 10_000 }
+const DEADLINES = {
+  tcpMs: 3000,
+  handshakeMs: 5000,
+  loginMs: 5000,
+  channelMs: 3000,
+  silenceMs: 20_000,
+  keepaliveMs: 10_000,
+}
 
 let host: TestHost
 let key: LoginKey
@@ -283,8 +290,8 @@ describe('strangers on the port', () => {
       'ssh_turned_away',
       'Exceeded MaxStartups',
     ],
-    ['has penalised us', (socket) => socket.end('Not allowed at this time\r\n'), 'ssh_turned_away', 'Not allowed'],
-    ['says nothing', () => undefined, 'ssh_timeout', 'no SSH login within 400 ms'],
+    ['has penalised us', (socket) => socket.end('Not allowed at this time\r\n'), 'ssh_penalised', 'Not allowed'],
+    ['says nothing', () => undefined, 'ssh_timeout', 'no SSH handshake within 400 ms'],
     ['says who it is and nothing more', (socket) => socket.write('SSH-2.0-OpenSSH_9.9\r\n'), 'ssh_timeout', ''],
     [
       'says who it is and closes',

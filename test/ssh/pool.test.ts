@@ -1,0 +1,378 @@
+import { describe, expect, test } from 'vitest'
+import { type ErrorCode, JobError } from '../../src/host/errors.ts'
+import type { LoginKey } from '../../src/secrets/private-key.ts'
+import { createBreakers } from '../../src/ssh/breaker.ts'
+import { createLoss } from '../../src/ssh/loss.ts'
+import { createPool, type Pool, type PoolLimits, type UseOptions } from '../../src/ssh/pool.ts'
+import { createRamp } from '../../src/ssh/ramp.ts'
+import { createRefusedKeys } from '../../src/ssh/refused-keys.ts'
+import type { Hop, Route } from '../../src/ssh/route.ts'
+import type { connectSsh, SshSession } from '../../src/ssh/session.ts'
+import { fakeClock } from '../connector/fake-clock.ts'
+
+// The bookkeeping of the pool, with connections that tests make and break at will. pool-on-hosts.test.ts has real ones.
+
+const HOST_KEY = 'ssh-ed25519 AAAA'
+const DEADLINES = { tcpMs: 1000, handshakeMs: 1000, loginMs: 1000, channelMs: 500, silenceMs: 1000, keepaliveMs: 1000 }
+
+type Fake = { name: string; break: () => void; closed: () => boolean; running: () => number; release: () => void }
+
+const setUp = (limits: PoolLimits = {}) => {
+  const clock = fakeClock()
+  const connections: Fake[] = []
+  const refusals: (ErrorCode | JobError)[] = []
+  /** What stands in the way of connecting until a test lets go. */
+  let gate: Promise<void> = Promise.resolve()
+  /** Sessions that a server allows at once. */
+  let maxSessions = 10
+
+  const connect: typeof connectSsh = async (server, _key, rules, options) => {
+    options.onHostKey?.(HOST_KEY)
+    await Promise.race([
+      gate,
+      new Promise((_resolve, reject) =>
+        options.signal?.addEventListener('abort', () => reject(options.signal?.reason)),
+      ),
+    ])
+    const refusal = refusals.shift()
+    if (refusal instanceof JobError) throw refusal
+    if (refusal !== undefined) throw new JobError(refusal, refusal)
+    if (rules.known.length > 0 && !rules.known.includes(HOST_KEY)) throw new JobError('host_key_changed', 'changed')
+    if (options.openSocket !== undefined) await options.openSocket()
+    const loss = createLoss()
+    let sessions = 0
+    let release = Promise.withResolvers<void>()
+    const lose = () => loss.lose(new JobError('connection_lost', 'lost'))
+    connections.push({
+      name: `${server.user}@${server.host}`,
+      break: lose,
+      closed: () => loss.isLost(),
+      running: () => sessions,
+      release: () => {
+        release.resolve()
+        release = Promise.withResolvers<void>()
+      },
+    })
+    const session: SshSession = {
+      user: server.user,
+      host: server.host,
+      port: server.port,
+      serverSoftware: 'OpenSSH_9.2',
+      hostKey: HOST_KEY,
+      address: options.openSocket === undefined ? (server.addresses[0]?.address ?? '') : null,
+      exec: async (command) => {
+        if (sessions >= maxSessions) throw new JobError('ssh_channel_refused', 'no more')
+        sessions++
+        if (command === 'wait') await release.promise
+        if (command === 'break') {
+          lose()
+          throw new JobError('connection_lost', 'lost')
+        }
+        sessions--
+        return { stdout: command, stderr: '', exitCode: 0, exitSignal: null }
+      },
+      forward: async () => ({}) as never,
+      onClosed: (listener) => loss.onLost(listener),
+      close: async () => lose(),
+    }
+    return session
+  }
+  const breakers = createBreakers({ clock, random: () => 0 })
+  const pool = createPool(
+    {
+      clock,
+      deadlines: DEADLINES,
+      random: () => 0.5,
+      ramp: createRamp(),
+      breakers,
+      refusedKeys: createRefusedKeys(),
+      connect,
+    },
+    limits,
+  )
+  return {
+    clock,
+    pool,
+    connections,
+    refusals,
+    allow: (sessions: number) => {
+      maxSessions = sessions
+    },
+    /** From now on connecting takes until the returned function is called. */
+    hold: () => {
+      const { promise, resolve } = Promise.withResolvers<void>()
+      gate = promise
+      return resolve
+    },
+  }
+}
+
+const hop = (
+  host: string,
+  more: Partial<Hop> & { known?: string[]; address?: string; version?: string } = {},
+): Hop => ({
+  server: { host, port: 22, user: 'apono', addresses: [{ address: more.address ?? '10.0.0.1', family: 4 }] },
+  key: { key: { fingerprint: 'SHA256:x' } as LoginKey, version: more.version ?? 'v1' },
+  rules: { known: more.known ?? [], policy: 'trust_on_first_use' },
+})
+const to = (host: string, more: Parameters<typeof hop>[1] = {}, ...jumps: Hop[]): Route => ({
+  jumps,
+  target: hop(host, more),
+})
+const run = (pool: Pool, route: Route, command = 'true', options: UseOptions = {}) =>
+  pool.use(route, options, (link) => link.exec(command, '', { timeoutMs: 1000 }))
+const codeOf = (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => 'fine',
+    (error: { code?: string }) => error.code ?? String(error),
+  )
+/** Long enough for all that needs no clock. */
+const settled = async () => {
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
+
+describe('one connection for each server', () => {
+  test('is shared by those who come at once, and by those who come later', async () => {
+    const { pool, connections, hold } = setUp()
+    const open = hold()
+    const crowd = Array.from({ length: 20 }, () => run(pool, to('a')))
+    open()
+    await Promise.all(crowd)
+    await run(pool, to('a'))
+    await run(pool, to('b'))
+    expect(connections.map(({ name }) => name)).toEqual(['apono@a', 'apono@b'])
+  })
+
+  test('fails once for all who waited for it, and is tried anew by the next', async () => {
+    const { pool, connections, refusals } = setUp()
+    refusals.push('ssh_timeout')
+    expect(await Promise.all([codeOf(run(pool, to('a'))), codeOf(run(pool, to('a')))])).toEqual([
+      'ssh_timeout',
+      'ssh_timeout',
+    ])
+    expect(await codeOf(run(pool, to('a')))).toBe('fine')
+    expect(connections).toHaveLength(1)
+  })
+
+  test('is made for the others when the first who wanted it goes away', async () => {
+    const { pool, connections, hold } = setUp()
+    const open = hold()
+    const first = new AbortController()
+    const gone = codeOf(run(pool, to('a'), 'true', { signal: first.signal }))
+    const stays = codeOf(run(pool, to('a')))
+    await settled()
+    first.abort(new Error('called off'))
+    expect(await gone).toBe('cancelled')
+    open()
+    expect(await stays).toBe('fine')
+    expect(connections).toHaveLength(1)
+  })
+
+  test('is given up when nobody wants it any more', async () => {
+    const { pool, hold, connections } = setUp()
+    const open = hold()
+    const only = new AbortController()
+    const gone = codeOf(run(pool, to('a'), 'true', { signal: only.signal }))
+    await settled()
+    only.abort(new Error('called off'))
+    expect(await gone).toBe('cancelled')
+    await settled()
+    expect(pool.stats()).toMatchObject({ open: 0, connecting: 0 })
+    open()
+    expect(connections).toHaveLength(0)
+  })
+
+  test('that breaks at every command opens the circuit, although each login works', async () => {
+    const { pool, connections } = setUp()
+    for (let round = 0; round < 3; round++) {
+      expect(await codeOf(run(pool, to('a'), 'break'))).toBe('connection_lost')
+    }
+    expect(await codeOf(run(pool, to('a')))).toBe('circuit_open')
+    expect(connections).toHaveLength(3)
+  })
+
+  test('that broke is made anew', async () => {
+    const { pool, connections } = setUp()
+    await run(pool, to('a'))
+    connections[0]?.break()
+    expect(await codeOf(run(pool, to('a')))).toBe('fine')
+    expect(connections).toHaveLength(2)
+  })
+})
+
+describe('a connection is ended and not used again', () => {
+  const changes: [string, Parameters<typeof hop>[1]][] = [
+    ['with another version of the key', { version: 'v2' }],
+    ['when the server’s key is not the pinned one', { known: ['ssh-ed25519 BBBB'] }],
+    ['when the name stands for another address by now', { address: '10.0.0.2' }],
+  ]
+  test.each(changes)('%s', async (_name, change) => {
+    const { pool, connections } = setUp()
+    await run(pool, to('a'))
+    const code = await codeOf(run(pool, to('a', change)))
+    expect(connections[0]?.closed()).toBe(true)
+    expect(code).toBe(change?.known === undefined ? 'fine' : 'host_key_changed')
+  })
+
+  test('but not before whoever uses it is done, and there are never two', async () => {
+    const { pool, connections } = setUp()
+    const busy = run(pool, to('a'), 'wait')
+    await settled()
+    const other = run(pool, to('a', { version: 'v2' }))
+    await settled()
+    expect(connections.map((one) => one.closed())).toEqual([false])
+    connections[0]?.release()
+    await Promise.all([busy, other])
+    expect(connections.map((one) => one.closed())).toEqual([true, false])
+  })
+
+  test('a key that was pinned after it was seen for the first time ends nothing', async () => {
+    const { pool, connections } = setUp()
+    await run(pool, to('a'))
+    await run(pool, to('a', { known: [HOST_KEY] }))
+    expect(connections).toHaveLength(1)
+  })
+
+  test('after it was idle for long, counted from its last use', async () => {
+    const { pool, clock, connections } = setUp({ idleMs: 5000 })
+    await run(pool, to('a'))
+    await clock.advance(4000)
+    await run(pool, to('a'))
+    await clock.advance(4000)
+    expect(connections[0]?.closed()).toBe(false)
+    await clock.advance(1000)
+    expect(connections[0]?.closed()).toBe(true)
+    expect(pool.stats().open).toBe(0)
+  })
+
+  test('when there are too many: the one that was not used for longest, and never one that is in use', async () => {
+    const { pool, connections } = setUp({ most: 2 })
+    await run(pool, to('a'))
+    await run(pool, to('b'))
+    await run(pool, to('a'))
+    await run(pool, to('c'))
+    expect(connections.map((one) => [one.name, one.closed()])).toEqual([
+      ['apono@a', false],
+      ['apono@b', true],
+      ['apono@c', false],
+    ])
+    const busy = [run(pool, to('a'), 'wait'), run(pool, to('c'), 'wait')]
+    await settled()
+    expect(await codeOf(run(pool, to('d')))).toBe('fine')
+    expect(connections.filter((one) => one.closed()).map((one) => one.name)).toEqual(['apono@b'])
+    for (const one of connections) one.release()
+    await Promise.all(busy)
+  })
+
+  test('all of them when the pool closes, and nobody gets one after that', async () => {
+    const { pool, connections } = setUp()
+    await Promise.all(['a', 'b'].map((host) => run(pool, to(host, {}, hop('jump')))))
+    await pool.close()
+    expect(connections.map((one) => one.closed())).toEqual([true, true, true])
+    expect(await codeOf(run(pool, to('a')))).toBe('cancelled')
+  })
+})
+
+describe('commands on one connection', () => {
+  test('run eight at once, and the others in turn', async () => {
+    const { pool, connections } = setUp()
+    const all = Array.from({ length: 12 }, () => run(pool, to('a'), 'wait'))
+    await settled()
+    expect(connections[0]?.running()).toBe(8)
+    connections[0]?.release()
+    await settled()
+    expect(connections[0]?.running()).toBe(4)
+    connections[0]?.release()
+    await Promise.all(all)
+  })
+
+  test('run as many at once as the server allows, and none fails for the others', async () => {
+    const { pool, connections, allow, clock } = setUp()
+    allow(2)
+    const all = Promise.all(Array.from({ length: 6 }, () => run(pool, to('a'), 'wait')))
+    for (let round = 0; round < 12; round++) {
+      await clock.advance(60)
+      expect(connections[0]?.running()).toBeLessThanOrEqual(2)
+      connections[0]?.release()
+    }
+    expect(await all).toHaveLength(6)
+    expect(connections).toHaveLength(1)
+  })
+
+  test('that change the server run one at a time, whoever they log in as, in the order in which they came', async () => {
+    const { pool, connections } = setUp()
+    const order: string[] = []
+    const root = to('a')
+    const asRoot = { ...root, target: { ...root.target, server: { ...root.target.server, user: 'root' } } }
+    const first = run(pool, to('a'), 'wait', { alone: true }).then(() => order.push('first'))
+    await settled()
+    const second = run(pool, asRoot, 'true', { alone: true }).then(() => order.push('second'))
+    const third = run(pool, to('a'), 'true', { alone: true }).then(() => order.push('third'))
+    const looks = run(pool, to('a')).then(() => order.push('looks'))
+    await looks
+    connections[0]?.release()
+    await Promise.all([first, second, third])
+    expect(order).toEqual(['looks', 'first', 'second', 'third'])
+  })
+})
+
+describe('jump hosts', () => {
+  test('are connections of their own, shared by what is behind them, and in use for as long as that is', async () => {
+    const { pool, connections, clock } = setUp({ idleMs: 1000 })
+    await run(pool, to('a', {}, hop('jump')))
+    await clock.advance(500)
+    await run(pool, to('b', {}, hop('jump')))
+    expect(connections.map(({ name }) => name)).toEqual(['apono@jump', 'apono@a', 'apono@b'])
+    await clock.advance(600)
+    expect(connections.map((one) => one.closed())).toEqual([false, true, false])
+    await clock.advance(500)
+    expect(connections.map((one) => one.closed())).toEqual([false, true, true])
+    await clock.advance(1000)
+    expect(connections.map((one) => one.closed())).toEqual([true, true, true])
+  })
+
+  test('that can’t be reached fail what is behind them, say so, and open no circuit of theirs', async () => {
+    const { pool, refusals } = setUp()
+    for (let round = 0; round < 4; round++) {
+      refusals.push('ssh_unreachable')
+      const error = await run(pool, to('a', {}, hop('jump'))).catch((reason: JobError) => reason)
+      expect(error).toMatchObject({ code: round < 3 ? 'ssh_unreachable' : 'circuit_open' })
+      expect((error as JobError).message).toContain('jump host jump:22: ')
+    }
+    refusals.length = 0
+    expect(await codeOf(run(pool, to('a')))).toBe('fine')
+    expect(await codeOf(run(pool, to('a', {}, hop('other jump'))))).toBe('fine')
+  })
+})
+
+describe('a key that a server refused', () => {
+  test('is not offered again before the secret changes, then once', async () => {
+    const { pool, refusals, connections } = setUp()
+    refusals.push('ssh_auth_failed')
+    expect(await codeOf(run(pool, to('a')))).toBe('ssh_auth_failed')
+    for (let round = 0; round < 5; round++) expect(await codeOf(run(pool, to('a')))).toBe('ssh_auth_failed')
+    refusals.push('ssh_auth_failed')
+    expect(await codeOf(run(pool, to('a', { version: 'v2' })))).toBe('ssh_auth_failed')
+    expect(refusals).toEqual([])
+    expect(await codeOf(run(pool, to('a', { version: 'v2' })))).toBe('ssh_auth_failed')
+    expect(connections).toHaveLength(0)
+    expect(await codeOf(run(pool, to('b')))).toBe('fine')
+    expect(await codeOf(run(pool, to('a', { version: 'v3' })))).toBe('fine')
+  })
+})
+
+describe('a server that turns away', () => {
+  test('in a crowd is asked again a little later', async () => {
+    const { pool, refusals, clock } = setUp()
+    refusals.push('ssh_turned_away', 'ssh_turned_away')
+    const code = codeOf(run(pool, to('a')))
+    await clock.advance(1000)
+    expect(await code).toBe('fine')
+  })
+
+  test('as a punishment is not', async () => {
+    const { pool, refusals } = setUp()
+    refusals.push('ssh_penalised')
+    expect(await codeOf(run(pool, to('a')))).toBe('ssh_penalised')
+  })
+})
