@@ -142,8 +142,7 @@ describe('one server', () => {
 
   test('a key that it refused is offered once, and again only when the secret has changed', async () => {
     const refusals = async () =>
-      (await inner.log()).split('\n').filter((line) => /Disconnected from authenticating user apono/.test(line))
-        .length
+      (await inner.log()).split('\n').filter((line) => /Disconnected from authenticating user apono/.test(line)).length
     await withPool(async (pool) => {
       const before = await refusals()
       const wrong = { ...hopTo(inner), key: { key: parse(jump.connectorKey), version: 'v1' } }
