@@ -23,9 +23,17 @@ export const MAX_INSPECT_FAILURES = 5
 
 export const INSPECT_EVERY_MS = HOUR
 
-/** An hour at most; a quarter less at random, so that servers that came together do not stay together. */
-export const untilNextInspection = (random: Random): number =>
-  INSPECT_EVERY_MS - Math.floor((random(4).readUInt32BE() / 2 ** 32) * (INSPECT_EVERY_MS / 4))
+/**
+ * Each server has its own minute and second of the hour, by chance: thousands that came together are looked at one after
+ * the other. It keeps it; after an outage of the control plane it gets another, or all that were missed would be due at once.
+ */
+export const someTimeInTheHour = (random: Random, now: number): number =>
+  now + 1 + Math.floor((random(4).readUInt32BE() / 2 ** 32) * INSPECT_EVERY_MS)
+
+export const nextInspection = (random: Random, due: number, now: number): number => {
+  const next = due + INSPECT_EVERY_MS
+  return next > now ? next : someTimeInTheHour(random, now)
+}
 
 /** How long an inspection that is over can still be asked for. Ends are kept for good: they are the proof. */
 export const KEEP_INSPECTIONS_MS = 7 * 24 * HOUR

@@ -1,6 +1,6 @@
 import type { Tx } from '../store/store.ts'
 import { audit } from './audit.ts'
-import { untilNextInspection } from './back-off.ts'
+import { someTimeInTheHour } from './back-off.ts'
 import { type Deps, newId } from './deps.ts'
 import { conflict, invalid, notFound } from './domain-error.ts'
 import { endGrant } from './grants.ts'
@@ -37,7 +37,7 @@ const blankServer = (deps: Deps, integrationId: string, input: ServerInput): Ser
   inspectedAt: null,
   refreshAt: deps.clock.now(),
   // The first look is asked for by whoever adds it; this is the one after.
-  nextInspectAt: deps.clock.now() + untilNextInspection(deps.random),
+  nextInspectAt: someTimeInTheHour(deps.random, deps.clock.now()),
   inspection: null,
   failure: null,
   removedAt: null,
@@ -48,7 +48,7 @@ const updatedServer = (deps: Deps, known: ServerRecord, input: ServerInput): Ser
   const moved = known.host !== input.host || known.port !== input.port
   const forgotten = moved ? { hostId: null, hostKeys: [], inspection: null, failure: null, inspectedAt: null } : {}
   const at = deps.clock.now()
-  const nextInspectAt = at + untilNextInspection(deps.random)
+  const nextInspectAt = someTimeInTheHour(deps.random, at)
   return { ...known, ...input, ...forgotten, refreshAt: at, nextInspectAt, removedAt: null }
 }
 

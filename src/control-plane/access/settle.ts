@@ -1,7 +1,7 @@
 import type { Tx } from '../store/store.ts'
 import { attempt } from './attempt.ts'
 import { SYSTEM } from './audit.ts'
-import { INSPECT_EVERY_MS, KEEP_INSPECTIONS_MS, LONGEST_WAIT_MS, untilNextInspection } from './back-off.ts'
+import { INSPECT_EVERY_MS, KEEP_INSPECTIONS_MS, LONGEST_WAIT_MS, nextInspection } from './back-off.ts'
 import type { Deps } from './deps.ts'
 import { endGrant } from './grants.ts'
 import { integrationsOf } from './integration-cache.ts'
@@ -62,7 +62,7 @@ const inspectByTheHour = async (tx: Tx, deps: Deps, now: number): Promise<void> 
   const integration = integrationsOf(tx)
   for (const server of await tx.servers.dueForInspection(now)) {
     await attempt(tx, deps, server.id, async () => {
-      await tx.servers.put({ ...server, nextInspectAt: now + untilNextInspection(deps.random) })
+      await tx.servers.put({ ...server, nextInspectAt: nextInspection(deps.random, server.nextInspectAt, now) })
       const its = await integration(server.integrationId)
       if (its && its.disabled !== true) await openInspectJob(tx, deps, server, its.connectorId)
     })
