@@ -18,6 +18,8 @@ export interface Ansible {
   target(hosts: readonly TestHost[]): Promise<void>
   /** Gives the login what `ansible-grant.yml` says, and checks that each server changed `changes` times. */
   play(login: string, expected: { changed: boolean }): Promise<void>
+  /** The same for many logins a server, in one loop (ansible-grants.yml). */
+  playAll(logins: readonly string[]): Promise<void>
   /** Closes the connections that ControlPersist keeps. */
   disconnect(): Promise<void>
   version(): Promise<string>
@@ -130,6 +132,7 @@ export const startAnsible = async (): Promise<Ansible> => {
   let servers = 0
   await shell.write('/etc/ansible/ansible.cfg', SETTINGS)
   await shell.write('/root/grant.yml', readFileSync(join(import.meta.dirname, 'ansible-grant.yml'), 'utf8'))
+  await shell.write('/root/grants.yml', readFileSync(join(import.meta.dirname, 'ansible-grants.yml'), 'utf8'))
   await shell.run('cd /root')
   return {
     target: async (hosts) => {
@@ -140,6 +143,10 @@ export const startAnsible = async (): Promise<Ansible> => {
     },
     play: async (login, expected) => {
       checkRecap(await shell.run(`ansible-playbook -i hosts -e login=${login} grant.yml`), servers, expected)
+    },
+    playAll: async (logins) => {
+      const extra = JSON.stringify({ logins })
+      checkRecap(await shell.run(`ansible-playbook -i hosts -e '${extra}' grants.yml`), servers, { changed: true })
     },
     disconnect: async () => {
       await shell.run('for at in .ansible/cp/*; do [ ! -S "$at" ] || ssh -o ControlPath="$at" -O exit any; done')

@@ -9,19 +9,30 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { removeAtExit, sweepDeadRuns } from '../test/hosts/cleanup.ts'
 import { sweepScratch } from '../test/hosts/scratch.ts'
-import { grantLatency } from './grant-latency.ts'
 import { hostEnsure } from './host-ensure.ts'
 import { hostProgramBytes, hostRevoke } from './host-revoke.ts'
 import type { Figure, Subject } from './measure.ts'
+import { transport } from './transport.ts'
+import { transportApproval } from './transport-approval.ts'
+import { transportCost } from './transport-cost.ts'
+import { transportFleet } from './transport-fleet.ts'
 
-const subjects: readonly Subject[] = [grantLatency, hostEnsure, hostRevoke, hostProgramBytes]
+const subjects: readonly Subject[] = [
+  hostEnsure,
+  hostRevoke,
+  hostProgramBytes,
+  transport,
+  transportFleet,
+  transportApproval,
+  transportCost,
+]
 
 const { values } = parseArgs({ options: { json: { type: 'string' }, only: { type: 'string', default: '' } } })
 
 const show = ({ name, value, unit, peer, peerValue, ratio }: Figure): void => {
   const ours = `${value.toFixed(1)} ${unit}`.padStart(12)
   const theirs = `${peerValue.toFixed(1)} ${unit}`.padStart(12)
-  process.stdout.write(`${name.padEnd(24)} ${ours}   ${peer.padEnd(36)} ${theirs}   ratio ${ratio.toFixed(2)}\n`)
+  process.stdout.write(`${name.padEnd(40)} ${ours}   ${peer.padEnd(36)} ${theirs}   ratio ${ratio.toFixed(2)}\n`)
 }
 
 const main = async (): Promise<void> => {
