@@ -1,6 +1,7 @@
 import { systemClock } from '../src/observability/clock.ts'
 import { parsePrivateKey } from '../src/secrets/private-key.ts'
 import { secretOf } from '../src/secrets/secret.ts'
+import { hostKeyRules } from '../src/ssh/host-keys.ts'
 import { connectSsh, type SshSession } from '../src/ssh/session.ts'
 import type { TestHost } from '../test/hosts/hosts.ts'
 
@@ -18,7 +19,7 @@ export const connect = (host: TestHost): Promise<SshSession> =>
   connectSsh(
     { host: host.address, port: host.port, user: host.user, addresses: [{ address: host.address, family: 4 }] },
     parsePrivateKey({ privateKey: secretOf(host.connectorKey) }),
-    { known: host.hostKeys, policy: 'pinned' },
+    hostKeyRules({ host: host.address, port: host.port, hostKeys: host.hostKeys }, 'pinned', null),
     { clock: systemClock, deadlines: DEADLINES },
   )
 

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { systemClock } from '../src/observability/clock.ts'
 import { type LoginKey, parsePrivateKey } from '../src/secrets/private-key.ts'
 import { secretOf } from '../src/secrets/secret.ts'
+import { hostKeyRules } from '../src/ssh/host-keys.ts'
 import type { Pool } from '../src/ssh/pool.ts'
 import type { Route } from '../src/ssh/route.ts'
 import { createTransport } from '../src/ssh/transport.ts'
@@ -26,6 +27,6 @@ export const routeTo = (host: Target, user = 'apono'): Route => ({
   target: {
     server: { host: host.address, port: host.port, user, addresses: [{ address: host.address, family: 4 }] },
     key: { key: keyOf(host.connectorKey), version: 'v1' },
-    rules: { known: host.hostKeys, policy: 'pinned' },
+    rules: hostKeyRules({ ...host, host: host.address }, 'pinned', null),
   },
 })

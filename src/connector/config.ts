@@ -15,6 +15,7 @@ import { ConnectorId } from '../protocol/calls.ts'
 import { CloudProvider } from '../protocol/primitives.ts'
 import { type Secret, secretOf } from '../secrets/secret.ts'
 import { isLoopbackName } from './addresses.ts'
+import { knownHostsProblems } from './known-hosts-file.ts'
 
 /** Where the connector's own token comes from. A file is read again when the control plane answers 401. */
 export type TokenConfig =
@@ -30,6 +31,11 @@ export interface Config {
   readonly connectorId: string
   /** The only directory that secrets of type `file` are read from. `APONO_SECRET_DIR`. */
   readonly secretDirectory: string
+  /**
+   * Absolute path of a known_hosts file that wins over the integrations' host keys and policies. `APONO_KNOWN_HOSTS_FILE`,
+   * null: there is none.
+   */
+  readonly knownHostsFile: string | null
   /** `APONO_STATE_DIR`. */
   readonly stateDirectory: string
   /** Jobs at the same time. `APONO_SLOTS`, 16. More than one connection is never opened to one server. */
@@ -210,15 +216,28 @@ const readerOf = (environment: Environment, problems: string[]): Reader => ({
 
 const readSecretDirectory = (reader: Reader): string => readDirectory(reader, 'APONO_SECRET_DIR', '/etc/apono/secrets')
 
+const readKnownHostsFile = (reader: Reader): string | null => {
+  const file = reader.get('APONO_KNOWN_HOSTS_FILE')
+  if (file === undefined) return null
+  if (!path.isAbsolute(file)) reader.problem('APONO_KNOWN_HOSTS_FILE: must be an absolute path')
+  else for (const problem of knownHostsProblems(file)) reader.problem(`APONO_KNOWN_HOSTS_FILE: ${problem}`)
+  return file
+}
+
 /** What a command at the terminal needs of the connector's configuration: where keys are, and how long to wait. */
-export type LocalConfig = Pick<Config, 'secretDirectory' | 'deadlines'>
+export type LocalConfig = Pick<Config, 'secretDirectory' | 'knownHostsFile' | 'deadlines'>
 
 export const readLocalConfig = (
   environment: Environment,
 ): { readonly config: LocalConfig; readonly problems: readonly string[] } => {
   const problems: string[] = []
   const reader = readerOf(environment, problems)
-  return { config: { secretDirectory: readSecretDirectory(reader), deadlines: readDeadlines(reader) }, problems }
+  const config = {
+    secretDirectory: readSecretDirectory(reader),
+    knownHostsFile: readKnownHostsFile(reader),
+    deadlines: readDeadlines(reader),
+  }
+  return { config, problems }
 }
 
 /**
@@ -233,6 +252,7 @@ export const readConfig = (environment: Environment): ConfigResult => {
     token: readToken(reader),
     connectorId: readConnectorId(reader),
     secretDirectory: readSecretDirectory(reader),
+    knownHostsFile: readKnownHostsFile(reader),
     stateDirectory: readDirectory(reader, 'APONO_STATE_DIR', '/var/lib/apono/connector'),
     slots: readInteger(reader, 'APONO_SLOTS', 16, 1, 1000),
     healthListen: readListen(reader),

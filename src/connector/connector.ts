@@ -14,6 +14,7 @@ import { createApiClient } from './api-client.ts'
 import { claimLoop } from './claim.ts'
 import type { Config } from './config.ts'
 import { defaultGuard } from './guard.ts'
+import { hostKeySource } from './known-hosts-file.ts'
 import { createLeases } from './leases.ts'
 import { createOutage } from './outage.ts'
 import { createRegistration } from './register.ts'
@@ -122,6 +123,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     secrets: storesOf(config),
     keys,
     pool,
+    hostKeys: hostKeySource(config.knownHostsFile, clock, log),
     hostProgram: deps.hostProgram,
     deadlines: config.deadlines,
     now: registration.now,

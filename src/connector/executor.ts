@@ -4,17 +4,19 @@ import type { HostProgram, RunContext } from '../host/host-program.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { SecretReference, Server } from '../protocol/integration.ts'
-import type { EnsureJob, InspectJob, Job, JobHead } from '../protocol/job.ts'
+import type { EnsureJob, Job, JobHead } from '../protocol/job.ts'
 import { JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
 import { type KeyCache, referenceName } from '../secrets/key-cache.ts'
 import { disposeMaterial } from '../secrets/secret-store.ts'
 import type { SecretStores } from '../secrets/stores.ts'
 import { withDeadline } from '../ssh/deadline.ts'
+import { type HostKeyRules, keysToReport } from '../ssh/host-keys.ts'
 import type { Pool } from '../ssh/pool.ts'
 import type { Hop, Route, VersionedKey } from '../ssh/route.ts'
 import type { CheckedAddress } from '../ssh/socket.ts'
 import type { Deadlines } from './config.ts'
 import type { Guard } from './guard.ts'
+import type { HostKeySource } from './known-hosts-file.ts'
 import type { Lease } from './leases.ts'
 import { readJob } from './read-job.ts'
 
@@ -39,6 +41,7 @@ export interface ExecutorDeps {
   readonly secrets: SecretStores
   readonly keys: KeyCache
   readonly pool: Pick<Pool, 'use'>
+  readonly hostKeys: HostKeySource
   readonly hostProgram: HostProgram
   readonly deadlines: Deadlines
   /** Milliseconds since 1970, corrected by the skew to the control plane. */
@@ -84,18 +87,28 @@ const mint = ({ job, deps }: Run): MintedCertificate | null => {
   })
 }
 
+/** A server that we are logged in to, the way to it, and what it is to trust. */
+interface Connected {
+  readonly link: HostLink
+  readonly route: Route
+  readonly minted: MintedCertificate | null
+}
+
 const placeName = ({ host, port }: Pick<Server, 'host' | 'port'>): string => `${host} ${port}`
 
 /** For the control plane to pin, where it knows none yet. */
-const jumpKeys = ({ job, seenHostKeys }: Run): Pick<PresentResult, 'jumps'> => {
-  const jumps = job.server.jumps.map((jump) => {
-    const seen = seenHostKeys.get(placeName(jump))
-    return { host: jump.host, port: jump.port, hostKeys: merged(seen === undefined ? [] : [seen], jump.hostKeys) }
+const jumpKeys = ({ seenHostKeys }: Run, { jumps }: Route): Pick<PresentResult, 'jumps'> => {
+  const shown = jumps.map(({ server, rules }) => {
+    const seen = seenHostKeys.get(placeName(server))
+    return { host: server.host, port: server.port, hostKeys: seen === undefined ? [] : keysToReport(seen, rules) }
   })
-  return jumps.length === 0 ? {} : { jumps }
+  return shown.length === 0 ? {} : { jumps: shown }
 }
 
-const merged = (...lists: readonly (readonly string[])[]): string[] => [...new Set(lists.flat())]
+const keysOf = (run: Run, route: Route, link: HostLink) => ({
+  hostKeys: keysToReport(link.hostKey, route.target.rules),
+  ...jumpKeys(run, route),
+})
 
 const wholeSecond = (time: string): string => new Date(Math.floor(Date.parse(time) / 1000) * 1000).toISOString()
 
@@ -107,13 +120,8 @@ const contextOf = ({ deps, lease }: Run): RunContext => ({
   random: deps.random,
 })
 
-const ensurePresent = async (
-  run: Run,
-  job: EnsureJob,
-  link: HostLink,
-  minted: MintedCertificate | null,
-): Promise<PresentResult> => {
-  const { grant, integration, server, epoch } = job
+const ensurePresent = async (run: Run, job: EnsureJob, { link, route, minted }: Connected): Promise<PresentResult> => {
+  const { grant, integration, epoch } = job
   const request = { grant, policy: integration.policy, epoch, authority: minted?.authority ?? null }
   const reply = await run.deps.hostProgram.ensurePresent(link, contextOf(run), request)
   return {
@@ -123,52 +131,46 @@ const ensurePresent = async (
     certificate: minted?.certificate ?? null,
     validAfter: minted?.validAfter ?? null,
     validBefore: wholeSecond(grant.notAfter),
-    hostKeys: merged([link.hostKey], server.hostKeys),
-    ...jumpKeys(run),
+    ...keysOf(run, route, link),
   }
 }
 
-const inspect = async (run: Run, job: InspectJob, link: HostLink): Promise<JobResult> => {
+const inspect = async (run: Run, { link, route }: Connected): Promise<JobResult> => {
   const seen = await run.deps.hostProgram.inspect(link, contextOf(run))
-  return { ...seen, hostKeys: merged([link.hostKey], seen.hostKeys, job.server.hostKeys), ...jumpKeys(run) }
+  return { ...seen, ...keysOf(run, route, link) }
 }
 
-const runOn = async (run: Run, link: HostLink, minted: MintedCertificate | null): Promise<JobResult> => {
+const runOn = async (run: Run, connected: Connected): Promise<JobResult> => {
   const { job, lease, deps } = run
+  const { link } = connected
   lease.checkpoint()
-  if (job.kind === 'inspect') return await inspect(run, job, link)
+  if (job.kind === 'inspect') return await inspect(run, connected)
   if (job.kind === 'cleanup') {
     const request = { login: job.login, policy: job.integration.policy }
     return await deps.hostProgram.cleanup(link, contextOf(run), request)
   }
-  if (job.grant.state === 'present') return await ensurePresent(run, job, link, minted)
+  if (job.grant.state === 'present') return await ensurePresent(run, job, connected)
   const request = { grant: job.grant, policy: job.integration.policy, epoch: job.epoch, authority: null }
   return await deps.hostProgram.ensureAbsent(link, contextOf(run), request)
 }
 
-type Place = Pick<Server, 'host' | 'port' | 'user' | 'hostKeys'>
-
-const hopOf = (
-  { job }: Run,
-  { host, port, user, hostKeys }: Place,
-  key: VersionedKey,
-  addresses: readonly CheckedAddress[],
-): Hop => ({
-  server: { host, port, user, addresses },
-  key,
-  rules: { known: hostKeys, policy: job.integration.policy.hostKeys },
-})
-
-/** Only the first place on the way is connected to from here; what the guard admitted are its addresses. */
+/** The jump hosts in order, then the server; only the first is connected to from here, at what the guard admitted. */
 const findRoute = async (run: Run, admitted: readonly CheckedAddress[]): Promise<Route> => {
   const { server, integration } = run.job
+  const { hostKeys } = integration.policy
+  // Before any secret is read: this may fail.
+  const rules = [...server.jumps, server].map((place) => run.deps.hostKeys(place, hostKeys))
   const ownKey = await readKey(run, integration.secretStore)
-  const jumps: Hop[] = []
-  for (const jump of server.jumps) {
-    const key = jump.secretStore === undefined ? ownKey : await readKey(run, jump.secretStore)
-    jumps.push(hopOf(run, jump, key, jumps.length === 0 ? admitted : []))
+  const hops: Hop[] = []
+  for (const { host, port, user, ...place } of [...server.jumps, server]) {
+    const own = !('secretStore' in place) || place.secretStore === undefined
+    hops.push({
+      server: { host, port, user, addresses: hops.length === 0 ? admitted : [] },
+      key: own ? ownKey : await readKey(run, place.secretStore),
+      rules: rules[hops.length] as HostKeyRules,
+    })
   }
-  return { jumps, target: hopOf(run, server, ownKey, jumps.length === 0 ? admitted : []) }
+  return { jumps: hops.slice(0, -1), target: hops.at(-1) as Hop }
 }
 
 const isEnd = (job: Job): boolean => job.kind === 'ensure' && job.grant.state === 'absent'
@@ -187,7 +189,7 @@ const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate |
         run.seenHostKeys.set(placeName(server), line)
       },
     },
-    (link) => runOn(run, link, minted),
+    (link) => runOn(run, { link, route, minted }),
   )
 }
 
@@ -237,7 +239,7 @@ const failureOf = (error: JobError, seenHostKeys: ReadonlyMap<string, string>): 
   }
   const { recorded, hostKeys } = JobFailure.shape
   const pair = recorded.safeParse(error.recorded).data
-  const refusedKey = error.code === 'host_key_changed' || error.code === 'host_key_unknown'
+  const refusedKey = /^host_key_(?:changed|unknown|revoked)$/.test(error.code)
   const last = [...seenHostKeys.values()].slice(-1)
   const keys = refusedKey ? last.filter((line) => hostKeys.safeParse([line]).success) : undefined
   return { ...plain, ...(pair ? { recorded: pair } : {}), ...(keys ? { hostKeys: keys } : {}) }

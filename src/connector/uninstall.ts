@@ -12,6 +12,7 @@ import { createTransport } from '../ssh/transport.ts'
 import { resolveHost } from './addresses.ts'
 import type { LocalConfig } from './config.ts'
 import { defaultGuard } from './guard.ts'
+import { hostKeySource } from './known-hosts-file.ts'
 
 /**
  * Leaving one server, by hand and without a control plane. The file says what a job would: the server, and where its
@@ -100,6 +101,7 @@ export const uninstallServer = async (
   deps: UninstallDeps,
 ): Promise<void> => {
   const { clock, deadlines, secretDirectory, random } = deps
+  const hostKeys = hostKeySource(deps.knownHostsFile, clock)
   const guard = defaultGuard({
     clock,
     resolve: resolveHost,
@@ -109,12 +111,12 @@ export const uninstallServer = async (
   })
   const addresses = await guard.admit(asJob(file), new AbortController().signal)
   const key = await readKey(file, deps)
-  const { host, port, user, hostKeys } = file.server
+  const { host, port, user } = file.server
   const context = { controlPlaneId: 'uninstall', now: clock.now(), timeoutMs: RUN_MS, random }
   const target = {
     server: { host, port, user, addresses },
     key: { key, version: 'the only one' },
-    rules: { known: hostKeys, policy: file.policy.hostKeys },
+    rules: hostKeys(file.server, file.policy.hostKeys),
   }
   // It says nothing until it is done.
   const pool = createTransport({ clock, random, deadlines: { ...deadlines, silenceMs: RUN_MS } })

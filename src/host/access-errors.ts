@@ -13,6 +13,14 @@ const addToSudoers = (facts: ErrorFacts): string => `Add this line to the sudoer
 
 const doasLine = (facts: ErrorFacts): string => `permit nopass ${user(facts)} as root`
 
+const showHostKey = (facts: ErrorFacts): string =>
+  `ssh-keygen -lf /etc/ssh/ssh_host_${facts.hostKeyKind ?? 'ed25519'}_key.pub`
+
+const keepHostKey = (facts: ErrorFacts): string =>
+  facts.knownHosts === undefined
+    ? 'Put the content of that file into host_keys of this server in the integration.'
+    : `Put the content of that file, behind the name of the server, into ${facts.knownHosts} on the connector, in place of the old line.`
+
 /** From the first packet to the moment our program runs as root. */
 export const accessErrors = {
   // On the way to the server.
@@ -113,14 +121,31 @@ export const accessErrors = {
     retryable: false,
     fixedBy: 'control plane admin',
     seen: 'no host key is pinned and the policy does not allow trust on first use',
-    hint: () => "Pin the server's host key in the integration, or set the policy hostKeys to trust_on_first_use.",
+    hint: (facts) =>
+      `Look at the key on the server itself: ${showHostKey(facts)}. ${keepHostKey(facts)} Or, where nobody can stand in its place on the way there, set the policy hostKeys to trust_on_first_use.`,
   },
   host_key_changed: {
     retryable: false,
     fixedBy: 'control plane admin',
     seen: 'the server shows another host key than the one that is known',
-    hint: () =>
-      'If the server was rebuilt, accept its new key in the control plane. If not, someone may be answering in its place. On the server: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub',
+    hint: (facts) =>
+      [
+        `If the server was not rebuilt, someone may be answering in its place. On the server itself: ${showHostKey(facts)}`,
+        `Only if that prints the fingerprint that was shown here, accept it. ${keepHostKey(facts)}`,
+      ].join('\n'),
+  },
+  host_key_revoked: {
+    retryable: false,
+    fixedBy: 'server admin',
+    seen: "the server shows a host key that the connector's known_hosts marks @revoked; it is refused wherever else it is known",
+    hint: (facts) =>
+      `Whoever has that key can pretend to be ${where(facts)}. Give the server a new one (ssh-keygen, then restart sshd), and list that in place of the old one.`,
+  },
+  known_hosts_unreadable: {
+    retryable: true,
+    fixedBy: 'connector admin',
+    seen: "the connector's known_hosts (APONO_KNOWN_HOSTS_FILE) cannot be read whole; no connection was opened, since what can't be read may be a revoked key",
+    hint: () => 'Mend the file or the lines that are named; it is read again by itself.',
   },
   ssh_no_sessions: {
     retryable: false,

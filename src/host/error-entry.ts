@@ -8,6 +8,10 @@ export interface ErrorFacts {
   readonly fingerprint?: string
   readonly login?: string
   readonly detail?: string
+  /** The path of the connector's known_hosts, where that decides which host keys are known. */
+  readonly knownHosts?: string
+  /** Of the host key that was shown, as in `/etc/ssh/ssh_host_KIND_key.pub`. */
+  readonly hostKeyKind?: 'ed25519' | 'ecdsa' | 'rsa'
 }
 
 /** Whose hands it needs. The server's admin has root there; the connector's runs the connector and keeps its secrets. */

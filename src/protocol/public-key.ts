@@ -1,4 +1,4 @@
-import { createPublicKey } from 'node:crypto'
+import { createHash, createPublicKey } from 'node:crypto'
 import { decodeBase64, sshString, WireError, type WireReader, wireReader } from './ssh-wire.ts'
 
 /** A person's public key that was understood completely: each field read, checked and written again. */
@@ -96,6 +96,12 @@ const FIELDS: ReadonlyMap<string, (reader: WireReader) => Buffer> = new Map([
   ['sk-ecdsa-sha2-nistp256@openssh.com', withApplication(ecdsa('nistp256'))],
   ['ssh-rsa', rsa],
 ])
+
+/** Of a line `type base64`, as `ssh-keygen -l` prints it. */
+export const fingerprintOfLine = (line: string): string => {
+  const blob = Buffer.from(line.split(' ', 2)[1] ?? '', 'base64')
+  return `SHA256:${createHash('sha256').update(blob).digest('base64').replace(/=+$/, '')}`
+}
 
 const readFields = (type: string, base64: string): { blob: Buffer; fields: Buffer } => {
   const readKey =

@@ -44,8 +44,11 @@ const formatOf = (algorithm: ServerHostKeyAlgorithm): string =>
 /**
  * With known keys only their types are offered: otherwise the server may choose to prove another key, which is just
  * as much its own, and would look like a changed one.
+ *
+ * Where only types are known that nobody here can check (ssh-dss, sk-*), any may be shown, to be refused with its name:
+ * ssh2 takes an empty list for its own defaults.
  */
-export const algorithmsFor = (knownTypes: readonly string[]): Algorithms => ({
-  ...BASE,
-  serverHostKey: HOST_KEYS.filter((algorithm) => knownTypes.length === 0 || knownTypes.includes(formatOf(algorithm))),
-})
+export const algorithmsFor = (knownTypes: readonly string[]): Algorithms => {
+  const known = HOST_KEYS.filter((algorithm) => knownTypes.includes(formatOf(algorithm)))
+  return { ...BASE, serverHostKey: known.length > 0 ? known : [...HOST_KEYS] }
+}

@@ -9,7 +9,7 @@ import { algorithmsFor } from './algorithms.ts'
 import { withDeadline } from './deadline.ts'
 import { type ExecContext, execOn } from './exec.ts'
 import { asSocket } from './forwarded-socket.ts'
-import { type HostKeyRules, hostKeyLine, judgeHostKey, typeOfHostKey } from './host-keys.ts'
+import { type HostKeyRules, hostKeyLine, judgeHostKey, knownTypes } from './host-keys.ts'
 import { createLoss, type Loss, orLost } from './loss.ts'
 import { type CheckedAddress, openSocket } from './socket.ts'
 import { connectionFailure, type Progress, startProgress } from './trouble.ts'
@@ -118,7 +118,7 @@ const authenticateOnce =
 const becomeReady = (attempt: Attempt): Promise<void> =>
   new Promise((resolve, reject) => {
     const { client, progress, rules, facts } = attempt
-    const fail = (error: unknown): void => reject(connectionFailure(error, progress, rules.known.length > 0, facts))
+    const fail = (error: unknown): void => reject(connectionFailure(error, progress, rules, facts))
     client.on('handshake', () => {
       progress.handshakeDone = true
       attempt.handshake.resolve()
@@ -145,7 +145,7 @@ const begin = (attempt: Attempt): Promise<void> => {
     readyTimeout: 0,
     keepaliveInterval: options.deadlines.keepaliveMs,
     keepaliveCountMax: KEEPALIVE_MISSES,
-    algorithms: algorithmsFor(rules.known.map(typeOfHostKey)),
+    algorithms: algorithmsFor(knownTypes(rules)),
     hostVerifier: verifyHostKey(attempt),
     authHandler: authenticateOnce(attempt) as never,
   })
@@ -263,7 +263,7 @@ const sessionOf = (attempt: Attempt): SshSession => {
  * Connects and logs in with one key, once.
  *
  * Fails with `ssh_unreachable`, `ssh_turned_away`, `ssh_timeout`, `ssh_handshake_failed`, `host_key_unknown`,
- * `host_key_changed`, `ssh_auth_failed`, `ssh_mfa_required`, `ssh_account_expired`, `ssh_nologin`, `ssh_account_denied`
+ * `host_key_changed`, `host_key_revoked`, `ssh_auth_failed`, `ssh_mfa_required`, `ssh_account_expired`, `ssh_nologin`, `ssh_account_denied`
  * or `cancelled`, and leaves no socket behind.
  */
 export const connectSsh = async (

@@ -1,5 +1,6 @@
 import { type ErrorCode, type ErrorFacts, JobError } from '../host/errors.ts'
-import type { HostKeyVerdict } from './host-keys.ts'
+import { type HostKeyFault, missingKey, refusedKey } from './host-key-fault.ts'
+import type { HostKeyRules, HostKeyVerdict } from './host-keys.ts'
 
 /** How far a connection had come, and what was seen on the way: all that a failure is judged by. */
 export interface Progress {
@@ -35,7 +36,7 @@ export const startProgress = (): Progress => ({
   ready: false,
 })
 
-type Fault = { readonly code: ErrorCode; readonly message: string }
+type Fault = { readonly code: ErrorCode; readonly message: string; readonly facts?: ErrorFacts }
 
 const systemCode = (error: unknown): string => {
   const code = error instanceof Error && 'code' in error ? error.code : undefined
@@ -64,15 +65,8 @@ const beforeIdentification = (progress: Progress): Fault => {
   return { code: 'ssh_handshake_failed', message: `what answers does not speak SSH 2: ${quote(said)}` }
 }
 
-const hostKeyFault = (progress: Progress): Fault | null => {
-  if (progress.verdict === 'host_key_changed') {
-    return { code: 'host_key_changed', message: 'the server shows another host key than the one that is known' }
-  }
-  if (progress.verdict === 'host_key_unknown') {
-    return { code: 'host_key_unknown', message: 'no host key of this server is known, and the policy is pinned' }
-  }
-  return null
-}
+const hostKeyFault = ({ verdict, presentedKey }: Progress, rules: HostKeyRules): HostKeyFault | null =>
+  verdict === null || verdict === 'accepted' ? null : refusedKey(verdict, presentedKey ?? '', rules)
 
 /**
  * The key was right and PAM denies the account: sshd passes on what PAM says, if it says anything. The words are
@@ -105,34 +99,37 @@ const authenticationFault = (progress: Progress): Fault => {
 const isProtocolError = (error: unknown): boolean =>
   error instanceof Error && !('level' in error && /^client-(?:socket|timeout)$/.test(String(error.level)))
 
-const duringHandshake = (error: unknown, known: boolean): Fault => {
+const duringHandshake = (error: unknown, rules: HostKeyRules): Fault => {
   const text = error instanceof Error ? error.message : ''
-  if (known && /no matching host key/i.test(text)) {
-    return { code: 'host_key_changed', message: 'the server no longer has a host key of the type that is known' }
-  }
+  if (rules.known.length > 0 && /no matching host key/i.test(text)) return missingKey(rules)
   if (isProtocolError(error)) {
     return { code: 'ssh_handshake_failed', message: `the SSH handshake failed: ${quote(text)}` }
   }
   return { code: 'ssh_unreachable', message: 'the connection closed during the SSH handshake' }
 }
 
-const faultOf = (error: unknown, progress: Progress, known: boolean): Fault => {
+const faultOf = (error: unknown, progress: Progress, rules: HostKeyRules): Fault => {
   if (progress.ready) return { code: 'connection_lost', message: 'the connection to the server ended' }
   if (progress.serverSoftware === null) return beforeIdentification(progress)
-  const hostKey = hostKeyFault(progress)
+  const hostKey = hostKeyFault(progress, rules)
   if (hostKey !== null) return hostKey
   if (progress.keyOffered) return authenticationFault(progress)
-  return duringHandshake(error, known)
+  return duringHandshake(error, rules)
 }
 
 /**
  * Judges a connection that ended, by how far it had come rather than by the words of the library. `error` is null
  * where it just ended.
  */
-export const connectionFailure = (error: unknown, progress: Progress, known: boolean, facts: ErrorFacts): JobError => {
+export const connectionFailure = (
+  error: unknown,
+  progress: Progress,
+  rules: HostKeyRules,
+  facts: ErrorFacts,
+): JobError => {
   if (error instanceof JobError) return error
-  const { code, message } = faultOf(error, progress, known)
-  return new JobError(code, message, facts, { cause: error })
+  const fault = faultOf(error, progress, rules)
+  return new JobError(fault.code, fault.message, { ...facts, ...fault.facts }, { cause: error })
 }
 
 const TCP_RESET = 'the connection was reset before SSH began'

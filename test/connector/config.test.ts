@@ -67,6 +67,7 @@ describe('configuration', () => {
       APONO_CLOUD_PROVIDER: 'moon-cloud',
       APONO_SSH_CONNECT_TIMEOUT_MS: '1.5',
       APONO_GUARD_FILE: '/etc/guard.json',
+      APONO_KNOWN_HOSTS_FILE: 'relative-known-hosts',
     })
     const named = all.map((text) => text.split(/[,:]/, 1)[0])
     expect(named.sort()).toEqual([
@@ -74,6 +75,7 @@ describe('configuration', () => {
       'APONO_CONNECTOR_ID',
       'APONO_GUARD_FILE',
       'APONO_HEALTH_LISTEN',
+      'APONO_KNOWN_HOSTS_FILE',
       'APONO_LOG_LEVEL',
       'APONO_SECRET_DIR',
       'APONO_SLOTS',
@@ -83,7 +85,7 @@ describe('configuration', () => {
       'APONO_TOKEN_FILE',
       'APONO_URL',
     ])
-    expect(all.join()).not.toMatch(/bad token|evil-host|nonsense|loud|moon|-no\b/)
+    expect(all.join()).not.toMatch(/bad token|evil-host|nonsense|loud|moon|relative|-no\b/)
   })
 
   test('nothing at all names what is required', () => {
@@ -101,6 +103,23 @@ describe('configuration', () => {
     expect(readConfig({ ...GOOD, APONO_TOKEN: '', APONO_TOKEN_FILE: file }).ok).toBe(true)
     writeFileSync(file, 'two words')
     expect(problems({ APONO_TOKEN: undefined, APONO_TOKEN_FILE: file })).toEqual(['APONO_TOKEN_FILE: holds no token'])
+  })
+
+  test('known_hosts is read at the start, and every line that cannot be is named', () => {
+    const file = path.join(scratchDirectory(), 'known_hosts')
+    expect(read({}).knownHostsFile).toBeNull()
+    expect(problems({ APONO_KNOWN_HOSTS_FILE: file })).toEqual(['APONO_KNOWN_HOSTS_FILE: cannot be read (ENOENT)'])
+    writeFileSync(file, '# nothing\n')
+    expect(read({ APONO_KNOWN_HOSTS_FILE: file }).knownHostsFile).toBe(file)
+    writeFileSync(file, 'db-1 ssh-ed25519\n\n@revokd db-1 ssh-rsa AAAA\n')
+    expect(problems({ APONO_KNOWN_HOSTS_FILE: file })).toEqual([
+      'APONO_KNOWN_HOSTS_FILE: line 1: names, type and key are expected',
+      'APONO_KNOWN_HOSTS_FILE: line 3: not a marker that is known',
+    ])
+    writeFileSync(file, 'x\n'.repeat(25))
+    expect(problems({ APONO_KNOWN_HOSTS_FILE: file })).toHaveLength(21)
+    expect(problems({ APONO_KNOWN_HOSTS_FILE: file }).at(-1)).toContain('and 5 more')
+    expect(problems({ APONO_KNOWN_HOSTS_FILE: path.dirname(file) }).join()).toContain('not a regular file')
   })
 
   test('the token cannot be printed', () => {

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { readCertificate } from '../../src/certificates/reread.ts'
 import { executeJob } from '../../src/connector/executor.ts'
 import { defaultGuard } from '../../src/connector/guard.ts'
+import { hostKeySource } from '../../src/connector/known-hosts-file.ts'
 import { createLeases } from '../../src/connector/leases.ts'
 import { type ErrorCode, JobError } from '../../src/host/errors.ts'
 import type { EnsureRequest, HostProgram, PresentReply } from '../../src/host/host-program.ts'
@@ -15,8 +16,10 @@ import { fileStore } from '../../src/secrets/file.ts'
 import { createKeyCache } from '../../src/secrets/key-cache.ts'
 import { parsePrivateKey } from '../../src/secrets/private-key.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
+import type { HostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool } from '../../src/ssh/pool.ts'
 import { keygen } from '../hosts/openssh.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 import { type JobOptions, job } from './jobs.ts'
 import { configOf, noHostProgram, secretDirectory } from './setup.ts'
 
@@ -50,13 +53,16 @@ const run = async (
   prepare: (callOff: () => void, expire: () => void) => void = () => undefined,
   seenHostKeys: readonly string[] = [HOST_KEY],
   keys = createKeyCache(timeless),
+  knownHosts: string | null = null,
 ) => {
   const requests: EnsureRequest[] = []
+  const given: HostKeyRules[] = []
   let connections = 0
   const pool: Pick<Pool, 'use'> = {
     use: async ({ target }, { onHostKey }, work) => {
       connections++
       const { server } = target
+      given.push(target.rules)
       for (const line of seenHostKeys) onHostKey?.(target, line)
       const link = {
         user: server.user,
@@ -108,12 +114,13 @@ const run = async (
     secrets: secretStores([fileStore({ directory })]),
     keys,
     pool,
+    hostKeys: hostKeySource(knownHosts, systemClock),
     hostProgram,
     deadlines: config.deadlines,
     now: () => Date.now(),
     controlPlaneId: () => 'cp_test',
   })
-  return { outcome, requests, connections }
+  return { outcome, requests, connections, given }
 }
 
 describe('the executor', () => {
@@ -180,6 +187,29 @@ describe('the executor', () => {
     })
     expect(outcome).toMatchObject({ error: { code: 'cancelled', message: 'called off' } })
     expect(connections).toBe(1)
+  })
+
+  test('a key in known_hosts wins over the pinned one, in what is asked for and in what is reported', async () => {
+    const known = path.join(scratchDirectory(), 'known_hosts')
+    writeFileSync(known, `server ${HOST_KEY}\n`)
+    const pinned = HOST_KEY.replace('aaM1', 'aaM2')
+    const { outcome, given } = await run({ hostKeys: [pinned] }, [REPLY], undefined, undefined, undefined, known)
+    expect(given).toMatchObject([{ known: [HOST_KEY], decidedBy: known }])
+    expect(outcome).toMatchObject({ outcome: 'succeeded', result: { hostKeys: [HOST_KEY] } })
+    const without = await run({ hostKeys: [pinned] }, [REPLY])
+    expect(without.given).toMatchObject([{ known: [pinned], decidedBy: null }])
+    expect(without.outcome).toMatchObject({ result: { hostKeys: [HOST_KEY, pinned] } })
+  })
+
+  test('a known_hosts that cannot be read is the outcome, and nothing is connected', async () => {
+    const gone = path.join(scratchDirectory(), 'known_hosts')
+    const { outcome, connections } = await run({}, [REPLY], undefined, undefined, undefined, gone)
+    expect(outcome).toMatchObject({ error: { code: 'known_hosts_unreadable', retryable: true } })
+    expect(connections).toBe(0)
+  })
+
+  test.each(['host_key_unknown', 'host_key_revoked'] as const)('%s names the key', async (code) => {
+    expect((await run({}, [code])).outcome).toMatchObject({ error: { code, hostKeys: [HOST_KEY] } })
   })
 
   test('a refused host key is named; in other failures it is not', async () => {

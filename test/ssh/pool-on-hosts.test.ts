@@ -4,6 +4,7 @@ import type { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
 import { type LoginKey, parsePrivateKey } from '../../src/secrets/private-key.ts'
 import { secretOf } from '../../src/secrets/secret.ts'
+import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool, UseOptions } from '../../src/ssh/pool.ts'
 import type { RampOptions } from '../../src/ssh/ramp.ts'
 import type { Hop, Route } from '../../src/ssh/route.ts'
@@ -92,7 +93,7 @@ const hopTo = (
     addresses: more.behind === true ? [] : [{ address: '127.0.0.1', family: 4 }],
   },
   key: { key: parse(host.connectorKey), version: 'v1' },
-  rules: { known: more.known ?? host.hostKeys, policy: 'pinned' },
+  rules: hostKeyRules({ host: '', port: 22, hostKeys: more.known ?? host.hostKeys }, 'pinned', null),
 })
 const through = (...hops: Hop[]): Route => ({ jumps: hops.slice(0, -1), target: hops.at(-1) as Hop })
 const run = (pool: Pool, route: Route, command: string, options: UseOptions = {}) =>

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { type ErrorCode, JobError } from '../../src/host/errors.ts'
 import type { LoginKey } from '../../src/secrets/private-key.ts'
 import { createBreakers } from '../../src/ssh/breaker.ts'
+import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import { createLoss } from '../../src/ssh/loss.ts'
 import { createPool, type Pool, type PoolLimits, type UseOptions } from '../../src/ssh/pool.ts'
 import { createRamp } from '../../src/ssh/ramp.ts'
@@ -113,7 +114,7 @@ const hop = (
 ): Hop => ({
   server: { host, port: 22, user: 'apono', addresses: [{ address: more.address ?? '10.0.0.1', family: 4 }] },
   key: { key: { fingerprint: 'SHA256:x' } as LoginKey, version: more.version ?? 'v1' },
-  rules: { known: more.known ?? [], policy: 'trust_on_first_use' },
+  rules: hostKeyRules({ host, port: 22, hostKeys: more.known ?? [] }, 'trust_on_first_use', null),
 })
 const to = (host: string, more: Parameters<typeof hop>[1] = {}, ...jumps: Hop[]): Route => ({
   jumps,

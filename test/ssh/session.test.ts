@@ -9,7 +9,14 @@ import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { keygen } from '../hosts/openssh.ts'
 import { startRelay, startStranger } from './strangers.ts'
 
-const ANY: HostKeyRules = { known: [], policy: 'trust_on_first_use' }
+const ANY: HostKeyRules = {
+  known: [],
+  revoked: [],
+  policy: 'trust_on_first_use',
+  decidedBy: null,
+  authorityOnly: false,
+}
+const PINNED: HostKeyRules = { ...ANY, policy: 'pinned' }
 const DEADLINES = {
   tcpMs: 3000,
   handshakeMs: 5000,
@@ -165,18 +172,18 @@ describe('host keys', () => {
       const { stdout } = await host.exec('cut -d " " -f 1-2 /etc/ssh/ssh_host_*_key.pub')
       const known = stdout.split('\n').filter((line) => line.startsWith(`${type} `))
       expect(known.length).toBe(1)
-      await using(async (session) => expect(session.hostKey).toBe(known[0]), { rules: { known, policy: 'pinned' } })
+      await using(async (session) => expect(session.hostKey).toBe(known[0]), { rules: { ...PINNED, known } })
     },
   )
 
   test('an unknown one is refused where the policy is pinned', async () => {
-    expect((await failure(connect({ rules: { known: [], policy: 'pinned' } }))).code).toBe('host_key_unknown')
+    expect((await failure(connect({ rules: PINNED }))).code).toBe('host_key_unknown')
   })
 
   test('another one is refused whatever the policy, shown, and no login is tried', async () => {
     const { publicKey } = await keygen()
     const shown: string[] = []
-    const rules: HostKeyRules = { known: [publicKey], policy: 'trust_on_first_use' }
+    const rules: HostKeyRules = { ...ANY, known: [publicKey] }
     const error = await failure(connect({ rules, user: 'hostkeytest', onHostKey: (line) => void shown.push(line) }))
     expect(error.code).toBe('host_key_changed')
     expect(host.hostKeys).toContain(shown[0])
@@ -185,7 +192,7 @@ describe('host keys', () => {
 
   test('a known key of a type that the server no longer has counts as changed', async () => {
     const known = ['ecdsa-sha2-nistp521 AAAAE2VjZHNhLXNoYTItbmlzdHA1MjE=']
-    expect((await failure(connect({ rules: { known, policy: 'pinned' } }))).code).toBe('host_key_changed')
+    expect((await failure(connect({ rules: { ...PINNED, known } }))).code).toBe('host_key_changed')
   })
 })
 
