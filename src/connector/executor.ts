@@ -163,10 +163,10 @@ const findRoute = async (run: Run, admitted: readonly CheckedAddress[]): Promise
   const ownKey = await readKey(run, integration.secretStore)
   const hops: Hop[] = []
   for (const { host, port, user, ...place } of [...server.jumps, server]) {
-    const own = !('secretStore' in place) || place.secretStore === undefined
+    const other = 'secretStore' in place ? place.secretStore : undefined
     hops.push({
       server: { host, port, user, addresses: hops.length === 0 ? admitted : [] },
-      key: own ? ownKey : await readKey(run, place.secretStore),
+      key: other === undefined ? ownKey : await readKey(run, other),
       rules: rules[hops.length] as HostKeyRules,
     })
   }

@@ -5,7 +5,7 @@ import { absentBackOff, MAX_PRESENT_FAILURES, presentBackOff } from './back-off.
 import type { Deps } from './deps.ts'
 import { endGrant, hasGenerationAbove, raiseGeneration, sameMachine } from './grants.ts'
 import type { GrantRecord, JobRecord } from './model.ts'
-import { learnMachine } from './servers.ts'
+import { failureRecord, learnMachine } from './servers.ts'
 
 /** What may stand in an access detail's shell text later: nothing else ever gets into a record. */
 const CERTIFICATE = /^([a-z0-9@.-]+-cert-v01@openssh\.com) ([A-Za-z0-9+/]+={0,2})(?: [A-Za-z0-9_-]*)?$/
@@ -24,6 +24,13 @@ const learnFrom = async (
 ): Promise<void> => {
   const server = await tx.servers.get(grant.serverId)
   if (sameMachine(grant, server)) await learnMachine(tx, deps, server, seen)
+}
+
+/** A server that shows another key than it should is no matter of one grant only. */
+const noteRefusedKey = async (tx: Tx, grant: GrantRecord, failure: JobFailure): Promise<void> => {
+  if (!failure.hostKeys?.length) return
+  const server = await tx.servers.get(grant.serverId)
+  if (sameMachine(grant, server)) await tx.servers.put({ ...server, failure: failureRecord(failure) })
 }
 
 /** A connector says when the certificate ends; it never ends later than what was asked for. */
@@ -173,6 +180,7 @@ export const ensureFailed = async (tx: Tx, deps: Deps, job: JobRecord, failure: 
   const lastFailure = { code, message, hint, at: deps.clock.now(), state: grant.state }
   const noted: GrantRecord = { ...grant, lastFailure }
   await tx.grants.put(noted)
+  await noteRefusedKey(tx, noted, failure)
   const recorded = recordedAbove(job, failure)
   const again = grant.state === 'absent' || job.failures + 1 < MAX_PRESENT_FAILURES
   if (recorded && again && hasGenerationAbove(grant, recorded.generation)) await goAbove(tx, deps, job, noted, recorded)

@@ -1,4 +1,5 @@
-import type { Failure, ServerRecord } from './model.ts'
+import { refusedKeyText } from './host-keys.ts'
+import type { ServerRecord } from './model.ts'
 
 export type IntegrationStatus = 'Initializing' | 'Refreshing' | 'Active' | 'Error' | 'Warning' | 'Disabled'
 
@@ -10,8 +11,10 @@ export interface StatusView {
 /** What the vendor calls "Missing permissions": we reached the server but may not do our work there. */
 const PERMISSION_CODES = /^(ssh_auth_failed|sudo_.*|doas_.*|not_root)$/
 
-export const failureText = (failure: Failure): string => {
-  const text = failure.hint === '' ? failure.message : `${failure.message}\n${failure.hint}`
+export const failureText = ({ failure, hostKeys }: ServerRecord): string => {
+  if (failure === null) return ''
+  const lines = [failure.message, ...refusedKeyText(failure, hostKeys), failure.hint]
+  const text = lines.filter((line) => line !== '').join('\n')
   return PERMISSION_CODES.test(failure.code) ? `Missing permissions: ${text}` : text
 }
 
@@ -24,7 +27,7 @@ const count = (servers: readonly ServerRecord[]): string =>
 
 const details = (servers: readonly ServerRecord[], failing: readonly ServerRecord[]): string => {
   const lines = failing.map((server) => {
-    const text = server.failure ? failureText(server.failure) : ''
+    const text = failureText(server)
     return servers.length === 1 ? text : `${server.name}: ${text}`
   })
   return lines.length === 0 ? count(servers) : lines.join('\n')

@@ -4,10 +4,11 @@ import { someTimeInTheHour } from './back-off.ts'
 import { type Deps, newId } from './deps.ts'
 import { conflict, invalid, notFound } from './domain-error.ts'
 import { endGrant } from './grants.ts'
+import { followHostKeys, wantedHostKeys } from './host-keys.ts'
 import { type IntegrationInput, parseIntegration } from './integration-input.ts'
 import { openInspectJob } from './jobs.ts'
 import type { IntegrationRecord, ServerRecord } from './model.ts'
-import type { ServerInput } from './server-list.ts'
+import { parseServers, type ServerInput } from './server-list.ts'
 
 export const getIntegration = async (tx: Tx, id: string): Promise<IntegrationRecord> => {
   const integration = await tx.integrations.get(id)
@@ -33,7 +34,7 @@ const blankServer = (deps: Deps, integrationId: string, input: ServerInput): Ser
   id: newId('srv', deps.random),
   integrationId,
   hostId: null,
-  hostKeys: [],
+  hostKeys: input.hostKeys ?? [],
   inspectedAt: null,
   refreshAt: deps.clock.now(),
   // The first look is asked for by whoever adds it; this is the one after.
@@ -44,12 +45,18 @@ const blankServer = (deps: Deps, integrationId: string, input: ServerInput): Ser
 })
 
 /** At another address it is another machine: nothing that we learnt of the former holds. */
-const updatedServer = (deps: Deps, known: ServerRecord, input: ServerInput): ServerRecord => {
+const updatedServer = (
+  deps: Deps,
+  known: ServerRecord,
+  input: ServerInput,
+  former: ServerInput | undefined,
+): ServerRecord => {
   const moved = known.host !== input.host || known.port !== input.port
-  const forgotten = moved ? { hostId: null, hostKeys: [], inspection: null, failure: null, inspectedAt: null } : {}
+  const forgotten = moved ? { hostId: null, inspection: null, failure: null, inspectedAt: null } : {}
+  const hostKeys = moved ? (input.hostKeys ?? []) : wantedHostKeys(known.hostKeys, input.hostKeys, former?.hostKeys)
   const at = deps.clock.now()
   const nextInspectAt = someTimeInTheHour(deps.random, at)
-  return { ...known, ...input, ...forgotten, refreshAt: at, nextInspectAt, removedAt: null }
+  return { ...known, ...input, ...forgotten, hostKeys, refreshAt: at, nextInspectAt, removedAt: null }
 }
 
 const endGrantsOn = async (tx: Tx, deps: Deps, server: ServerRecord, by: string): Promise<void> => {
@@ -68,14 +75,19 @@ const putServers = async (
   deps: Deps,
   integration: IntegrationRecord,
   wanted: readonly ServerInput[],
+  former: readonly ServerInput[],
   by: string,
 ): Promise<void> => {
+  const sent = new Map(former.map((input) => [input.name, input]))
   const known = new Map((await tx.servers.byIntegration(integration.id)).map((server) => [server.name, server]))
   for (const input of wanted) {
     const before = known.get(input.name)
     known.delete(input.name)
-    const server = before ? updatedServer(deps, before, input) : blankServer(deps, integration.id, input)
+    const server = before
+      ? updatedServer(deps, before, input, sent.get(input.name))
+      : blankServer(deps, integration.id, input)
     await tx.servers.put(server)
+    if (before) await followHostKeys(tx, deps, before, server, by)
     await openInspectJob(tx, deps, server, integration.connectorId)
   }
   for (const gone of known.values()) await removeServer(tx, deps, gone, by)
@@ -89,7 +101,7 @@ export const createIntegration = async (tx: Tx, deps: Deps, by: string, body: un
   const createdAt = deps.clock.now()
   const integration = { ...input, id: newId('int', deps.random), version: 1, createdAt, deletedAt: null }
   await tx.integrations.put(integration)
-  await putServers(tx, deps, integration, servers, by)
+  await putServers(tx, deps, integration, servers, [], by)
   await audit(tx, deps, by, 'integration.created', integration.id, { name: input.name, servers: servers.length })
   return integration
 }
@@ -104,6 +116,12 @@ const withFormer = (former: IntegrationRecord, secretStoreConfig: unknown, body:
   return { ...defaults, ...Object.fromEntries(sent), type: 'ssh' }
 }
 
+/** As the admin last sent them. */
+const serversOf = (integration: IntegrationRecord): readonly ServerInput[] => {
+  const parsed = parseServers(integration.config['servers'])
+  return parsed.ok ? parsed.value : []
+}
+
 export const updateIntegration = async (
   tx: Tx,
   deps: Deps,
@@ -116,7 +134,7 @@ export const updateIntegration = async (
   await checkReferences(tx, { ...input, servers }, id)
   const integration: IntegrationRecord = { ...former, ...input, version: former.version + 1 }
   await tx.integrations.put(integration)
-  await putServers(tx, deps, integration, servers, by)
+  await putServers(tx, deps, integration, servers, serversOf(former), by)
   const changed = stringify(former.policy) === stringify(input.policy) ? {} : { policy: input.policy }
   await audit(tx, deps, by, 'integration.updated', id, { version: integration.version, ...changed })
   return integration

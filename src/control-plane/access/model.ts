@@ -75,6 +75,8 @@ export interface Failure {
   readonly code: string
   readonly message: string
   readonly hint: string
+  /** That the server showed and the connector refused, `type base64`. */
+  readonly hostKeys?: readonly string[] | undefined
 }
 
 /** A server of an integration: the resource that people ask for. */
@@ -88,7 +90,7 @@ export interface ServerRecord {
   readonly tags: Readonly<Record<string, string>>
   /** What the last result of any job reported; null before the first, or when the address changed. */
   readonly hostId: string | null
-  /** Pinned at first use. */
+  /** Pinned at first use, or by an admin. */
   readonly hostKeys: readonly string[]
   /** Null until the first inspection ended, well or not. */
   readonly inspectedAt: number | null

@@ -2,6 +2,7 @@ import type { InspectResult } from '../../protocol/results.ts'
 import type { Tx } from '../store/store.ts'
 import { inspectBackOff, MAX_INSPECT_FAILURES } from './back-off.ts'
 import type { Deps } from './deps.ts'
+import { MAX_HOST_KEYS, pinFirst } from './host-keys.ts'
 import { serverKey } from './jobs.ts'
 import type { Failure, JobRecord, ServerRecord } from './model.ts'
 
@@ -22,10 +23,18 @@ export const learnMachine = async (
       'another machine answers',
     )
   }
-  const learnt = { ...server, hostId, hostKeys: server.hostKeys.length > 0 ? server.hostKeys : seen.hostKeys }
+  const learnt = { ...server, hostId, hostKeys: await pinFirst(tx, deps, server, seen.hostKeys) }
   await tx.servers.put(learnt)
   return learnt
 }
+
+/** What is kept of a failure that a connector reported. */
+export const failureRecord = ({ code, message, hint, hostKeys }: Failure): Failure => ({
+  code,
+  message,
+  hint,
+  ...(hostKeys ? { hostKeys: hostKeys.slice(0, MAX_HOST_KEYS) } : {}),
+})
 
 const worst = (result: InspectResult): Failure | null => {
   const problem = result.problems.find(({ severity }) => severity === 'error')
@@ -58,6 +67,5 @@ export const inspectionFailed = async (
   const again = job.open && failure.retryable && failures < MAX_INSPECT_FAILURES
   await tx.jobs.put({ ...job, open: again, failures, dueAt: now + inspectBackOff(failures) })
   if (!server) return
-  const { code, message, hint } = failure
-  await tx.servers.put({ ...server, failure: { code, message, hint }, inspectedAt: now })
+  await tx.servers.put({ ...server, failure: failureRecord(failure), inspectedAt: now })
 }

@@ -53,13 +53,15 @@ export const resourceModel = (target: Target) => {
     type: RESOURCE_TYPE.id,
     status: {
       status: server.removedAt !== null ? 'Deleted' : server.failure ? 'Error' : 'Active',
-      message: server.failure ? failureText(server.failure) : null,
+      message: server.failure ? failureText(server) : null,
     },
     host: server.host,
     port: server.port,
     tags: server.tags,
     os: server.inspection?.os.prettyName ?? null,
     host_keys: server.hostKeys,
+    /** What it shows instead, refused; to be put into `host_keys` of the integration's server if it is right. */
+    presented_host_keys: server.failure?.hostKeys ?? [],
     last_inspected: instant(server.inspectedAt),
   }
 }
