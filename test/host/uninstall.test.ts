@@ -99,6 +99,17 @@ describe('apono-connector uninstall', () => {
       writeFileSync(file, JSON.stringify({ server, secretStore: { type: 'file', path: join(folder, 'key.json') } }))
       const env = { APONO_SECRET_DIR: folder }
 
+      const known = join(folder, 'known_hosts')
+      const withKnown = { ...env, APONO_KNOWN_HOSTS_FILE: known }
+      writeFileSync(known, host.hostKeys.map((key) => `@revoked * ${key}\n`).join(''))
+      const revoked = await command(['--server-file', file], withKnown)
+      expect(revoked.code).toBe(1)
+      expect(revoked.stderr).toMatch(/^apono-connector: host_key_revoked: .*SHA256:/)
+      writeFileSync(known, 'what is this\n')
+      const odd = await command(['--server-file', file], withKnown)
+      expect(odd.code).toBe(78)
+      expect(odd.stderr).toContain('APONO_KNOWN_HOSTS_FILE: line 1: ')
+
       const refused = await command(['--server-file', file], env)
       expect(refused.code).toBe(1)
       expect(refused.stderr).toMatch(/^apono-connector: grants_live: .*grt_1/)
