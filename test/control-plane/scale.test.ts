@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { expect, test, vi } from 'vitest'
@@ -67,7 +68,7 @@ test('inspections that are over are forgotten after a week, ends never', async (
 })
 
 test('many servers are added, inspected and inspected again without holding everything up', async () => {
-  const scene = await stage()
+  const scene = await stage({ random: randomBytes })
   const servers = Array.from({ length: 10_000 }, (_, index) => ({ name: `server-${index}`, host: `h${index}` }))
   let lag = 0
   let last = performance.now()
@@ -85,7 +86,7 @@ test('many servers are added, inspected and inspected again without holding ever
   const db = new DatabaseSync(join(scene.stateDir, 'control-plane.db'), { readOnly: true })
   const row = db.prepare('SELECT max(inspect_at) - min(inspect_at) AS spread FROM servers').get()
   db.close()
-  expect(Number(row?.['spread'])).toBeGreaterThan(10 * 60_000)
+  expect(Number(row?.['spread'])).toBeGreaterThan(55 * 60_000)
 })
 
 test('a body nested beyond sense is a bad request', async () => {

@@ -20,7 +20,7 @@ const learnFrom = async (
   tx: Tx,
   deps: Deps,
   grant: GrantRecord,
-  seen: { hostId: string; hostKeys: readonly string[] },
+  seen: Pick<PresentResult, 'hostId' | 'hostKeys' | 'jumps'>,
 ): Promise<void> => {
   const server = await tx.servers.get(grant.serverId)
   if (sameMachine(grant, server)) await learnMachine(tx, deps, server, seen)

@@ -14,6 +14,7 @@ import { audit } from './audit.ts'
 import { type Deps, newId } from './deps.ts'
 import { conflict } from './domain-error.ts'
 import { closeGrantJobs, openEnsureJob } from './jobs.ts'
+import { pathOf } from './jump-list.ts'
 import { makeKeyPair } from './key-pair.ts'
 import type { EndReason, GrantRecord, IntegrationRecord, RequestRecord, ServerRecord, UserRecord } from './model.ts'
 
@@ -42,7 +43,7 @@ export const protocolServer = (record: ServerRecord): Server => ({
   user: record.user,
   tags: { ...record.tags },
   hostKeys: [...record.hostKeys],
-  jumps: [],
+  jumps: [...(record.jumps ?? [])],
 })
 
 const instant = (ms: number): string => new Date(ms).toISOString()
@@ -66,14 +67,15 @@ export const protocolGrant = (grant: GrantRecord, hostId: string | null): Grant 
 })
 
 export const sameMachine = (grant: GrantRecord, server: ServerRecord | null): server is ServerRecord =>
-  server !== null && server.host === grant.server.host && server.port === grant.server.port
+  server !== null && pathOf(server) === pathOf(grant.server)
 
 /** The snapshot, with the host keys and the identity that we have learnt since, while the address is the same. */
 export const grantOnServer = async (tx: Tx, grant: GrantRecord): Promise<{ server: Server; grant: Grant }> => {
   const live = await tx.servers.get(grant.serverId)
   if (!sameMachine(grant, live)) return { server: grant.server, grant: protocolGrant(grant, null) }
   const hostKeys = grant.server.hostKeys.length > 0 ? grant.server.hostKeys : [...live.hostKeys]
-  return { server: { ...grant.server, hostKeys }, grant: protocolGrant(grant, live.hostId) }
+  const jumps = [...(live.jumps ?? [])]
+  return { server: { ...grant.server, hostKeys, jumps }, grant: protocolGrant(grant, live.hostId) }
 }
 
 export interface NewGrant {

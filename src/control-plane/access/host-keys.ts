@@ -7,10 +7,9 @@ import type { Tx } from '../store/store.ts'
 import { audit, SYSTEM } from './audit.ts'
 import type { Deps } from './deps.ts'
 import { sameMachine } from './grants.ts'
+import { pathOf } from './jump-list.ts'
 import type { Failure, GrantRecord, ServerRecord } from './model.ts'
-
-/** As many as a job may carry. */
-export const MAX_HOST_KEYS = 64
+import { MAX_HOST_KEYS } from './server-fields.ts'
 
 const describe = (line: string): string => `${line.split(' ', 1)[0]} ${fingerprintOfLine(line)}`
 
@@ -53,7 +52,7 @@ export const followHostKeys = async (
   if (same(before.hostKeys, server.hostKeys)) return
   const detail = { name: server.name, was: before.hostKeys.map(describe), is: server.hostKeys.map(describe) }
   await audit(tx, deps, by, 'server.host_keys_changed', server.id, detail)
-  if (before.host !== server.host || before.port !== server.port) return
+  if (pathOf(before) !== pathOf(server)) return
   for (const grant of await tx.grants.byServer(server.id)) {
     if (grant.closed === null && sameMachine(grant, server)) await repinGrant(tx, deps, grant, server.hostKeys)
   }

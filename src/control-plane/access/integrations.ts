@@ -7,6 +7,7 @@ import { endGrant } from './grants.ts'
 import { followHostKeys, wantedHostKeys } from './host-keys.ts'
 import { type IntegrationInput, parseIntegration } from './integration-input.ts'
 import { openInspectJob } from './jobs.ts'
+import { pathOf, wantedJumps } from './jump-list.ts'
 import type { IntegrationRecord, ServerRecord } from './model.ts'
 import { parseServers, type ServerInput } from './server-list.ts'
 
@@ -31,6 +32,7 @@ const checkReferences = async (tx: Tx, input: IntegrationInput, self: string | n
 
 const blankServer = (deps: Deps, integrationId: string, input: ServerInput): ServerRecord => ({
   ...input,
+  jumps: wantedJumps(input.jumps, []),
   id: newId('srv', deps.random),
   integrationId,
   hostId: null,
@@ -44,19 +46,20 @@ const blankServer = (deps: Deps, integrationId: string, input: ServerInput): Ser
   removedAt: null,
 })
 
-/** At another address it is another machine: nothing that we learnt of the former holds. */
+/** At another address, or by another way, it is another machine: nothing that we learnt of the former holds. */
 const updatedServer = (
   deps: Deps,
   known: ServerRecord,
   input: ServerInput,
   former: ServerInput | undefined,
 ): ServerRecord => {
-  const moved = known.host !== input.host || known.port !== input.port
+  const moved = pathOf(known) !== pathOf(input)
+  const jumps = wantedJumps(input.jumps, known.jumps ?? [])
   const forgotten = moved ? { hostId: null, inspection: null, failure: null, inspectedAt: null } : {}
   const hostKeys = moved ? (input.hostKeys ?? []) : wantedHostKeys(known.hostKeys, input.hostKeys, former?.hostKeys)
   const at = deps.clock.now()
   const nextInspectAt = someTimeInTheHour(deps.random, at)
-  return { ...known, ...input, ...forgotten, hostKeys, refreshAt: at, nextInspectAt, removedAt: null }
+  return { ...known, ...input, ...forgotten, hostKeys, jumps, refreshAt: at, nextInspectAt, removedAt: null }
 }
 
 const endGrantsOn = async (tx: Tx, deps: Deps, server: ServerRecord, by: string): Promise<void> => {

@@ -1,11 +1,11 @@
 import type { JobRef } from '../../protocol/job.ts'
 import type { Tx } from '../store/store.ts'
 import { type Deps, newId } from './deps.ts'
+import { pathOf } from './jump-list.ts'
 import { type GrantRecord, type InstanceRecord, type JobRecord, PRIORITY, type ServerRecord } from './model.ts'
 
 /** Two integrations, or two connectors, may name the same machine: they take turns. */
-export const serverKey = (server: { host: string; port: number }): string =>
-  `${server.host.toLowerCase()}:${server.port}`
+export const serverKey = pathOf
 
 type Fresh = Pick<
   JobRecord,

@@ -8,7 +8,7 @@
  * Times in records are milliseconds since 1970; the protocol's text form is made at the edge.
  */
 import type { RegisterRequest } from '../../protocol/calls.ts'
-import type { Integration, SecretReference, Server } from '../../protocol/integration.ts'
+import type { Hop, Integration, SecretReference, Server } from '../../protocol/integration.ts'
 import type { AbsentResult, InspectResult, PresentResult } from '../../protocol/results.ts'
 
 export interface UserRecord {
@@ -88,6 +88,8 @@ export interface ServerRecord {
   readonly port: number
   readonly user: string
   readonly tags: Readonly<Record<string, string>>
+  /** First hop first; none in records from before there were any. */
+  readonly jumps?: readonly Hop[]
   /** What the last result of any job reported; null before the first, or when the address changed. */
   readonly hostId: string | null
   /** Pinned at first use, or by an admin. */

@@ -2,19 +2,12 @@ import { z } from 'zod'
 import { Host } from '../../protocol/integration.ts'
 import { AccountName } from '../../protocol/primitives.ts'
 import type { InputProblem } from './domain-error.ts'
-import { MAX_HOST_KEYS } from './host-keys.ts'
 import { check, type Parsed } from './input.ts'
-import { parsePublicKey } from './public-key.ts'
+import { JumpsInput } from './jump-list.ts'
+import { HostKeysInput, PortInput } from './server-fields.ts'
 
 const MAX_SERVERS = 10_000
 const MAX_TAGS = 100
-
-const PortInput = z
-  .union([z.int(), z.string().regex(/^[0-9]{1,5}$/, 'must be a number from 1 to 65535')], {
-    error: 'must be a number from 1 to 65535',
-  })
-  .transform(Number)
-  .pipe(z.int().min(1, 'must be a number from 1 to 65535').max(65535, 'must be a number from 1 to 65535'))
 
 const TagText = z.string().max(256)
 
@@ -31,20 +24,6 @@ const fromPairs = (pairs: readonly string[]): Record<string, string> =>
 
 const printable = /^[^\p{Cc}]+$/u
 
-/** A line as /etc/ssh/ssh_host_*_key.pub has it; the comment is dropped. */
-const HostKeyInput = z.string({ error: 'must be a host key: type and base64' }).transform((text, context) => {
-  const parsed = parsePublicKey(text)
-  if (parsed.ok) return parsed.key
-  context.addIssue({ code: 'custom', message: parsed.problem })
-  return z.NEVER
-})
-
-const HostKeysInput = z
-  .array(HostKeyInput, { error: 'must be a list of host keys' })
-  .max(MAX_HOST_KEYS, `at most ${MAX_HOST_KEYS} host keys`)
-  .nullish()
-  .transform((keys) => (keys ? [...new Set(keys)] : undefined))
-
 const ServerFields = z.object({
   name: z.string().trim().min(1, 'required').max(256).regex(printable, 'must not contain control characters'),
   host: z.string().min(1, 'required').pipe(Host),
@@ -52,6 +31,7 @@ const ServerFields = z.object({
   port: PortInput.default(22),
   tags: TagsInput.default({}),
   host_keys: HostKeysInput,
+  jumps: JumpsInput,
 })
 
 /** `hostKeys` undefined: not sent. */

@@ -2,9 +2,11 @@ import type { InspectResult } from '../../protocol/results.ts'
 import type { Tx } from '../store/store.ts'
 import { inspectBackOff, MAX_INSPECT_FAILURES } from './back-off.ts'
 import type { Deps } from './deps.ts'
-import { MAX_HOST_KEYS, pinFirst } from './host-keys.ts'
+import { pinFirst } from './host-keys.ts'
 import { serverKey } from './jobs.ts'
+import { pinJumps } from './jump-list.ts'
 import type { Failure, JobRecord, ServerRecord } from './model.ts'
+import { MAX_HOST_KEYS } from './server-fields.ts'
 
 /**
  * Remembers which machine answers there. Its identity follows what is seen; its host keys are pinned by the first
@@ -14,7 +16,7 @@ export const learnMachine = async (
   tx: Tx,
   deps: Deps,
   server: ServerRecord,
-  seen: { hostId: string | null; hostKeys: readonly string[] },
+  seen: Pick<InspectResult, 'hostId' | 'hostKeys' | 'jumps'>,
 ): Promise<ServerRecord> => {
   const hostId = seen.hostId ?? server.hostId
   if (server.hostId !== null && hostId !== server.hostId) {
@@ -23,7 +25,8 @@ export const learnMachine = async (
       'another machine answers',
     )
   }
-  const learnt = { ...server, hostId, hostKeys: await pinFirst(tx, deps, server, seen.hostKeys) }
+  const hostKeys = await pinFirst(tx, deps, server, seen.hostKeys)
+  const learnt = { ...server, hostId, hostKeys, jumps: pinJumps(server.jumps ?? [], seen.jumps) }
   await tx.servers.put(learnt)
   return learnt
 }

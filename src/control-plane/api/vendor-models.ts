@@ -60,6 +60,7 @@ export const resourceModel = (target: Target) => {
     tags: server.tags,
     os: server.inspection?.os.prettyName ?? null,
     host_keys: server.hostKeys,
+    jumps: (server.jumps ?? []).map(({ host, port, user, hostKeys }) => ({ host, port, user, host_keys: hostKeys })),
     /** What it shows instead, refused; to be put into `host_keys` of the integration's server if it is right. */
     presented_host_keys: server.failure?.hostKeys ?? [],
     last_inspected: instant(server.inspectedAt),
