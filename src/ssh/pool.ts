@@ -15,7 +15,8 @@ import { connectSsh, type SshDeadlines, type SshSession } from './session.ts'
  * - At most one connection to a server, and while it is being made everybody waits for that one. A server is a user at a
  *   host and port by way of its jump hosts, each of which is an entry of its own.
  * - A connection is used only by whom it was made for: with another version of the key, a host key that is not accepted any
- *   more, or an address that the guard did not admit this time, it is ended first, and a new one is made.
+ *   more, or an address that the guard did not admit this time, it is ended first, and a new one is made. That holds for
+ *   every jump host on the way as well.
  * - An entry that somebody uses (a command, or a server behind it) is never closed for being old or one too many.
  * - Nothing of a command is kept with the connection when the command is over.
  * - Who changes a server has it alone, in the order in which they came: a second program would only wait for the first
@@ -73,6 +74,8 @@ interface Entry {
   readonly giveUp: AbortController
   readonly commands: Gate
   session: SshSession | null
+  /** The jump host's connection that this one goes through. */
+  through: Entry | null
   users: number
   idle: AbortController | null
   /** Whoever waits for the connection is told which key is shown. */
@@ -93,6 +96,10 @@ interface Way {
   readonly hop: Hop
   readonly name: string
 }
+
+/** As far as the jump host before the last hop; null for the first. */
+const before = ({ hops, names }: Way): Way | null =>
+  hops.length === 1 ? null : wayOf(hops.slice(0, -1), names.slice(0, -1))
 
 const wayOf = (hops: readonly Hop[], names: readonly string[]): Way => {
   const [hop, name] = [hops.at(-1), names.at(-1)]
@@ -210,12 +217,15 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     const watchers: Entry['watchers'] = new Set()
     const { promise: gone, resolve: end } = Promise.withResolvers<void>()
     // Whoever waits may go away; the attempt goes on for the others, until nobody is left.
-    const connected = connectWay(way, {
+    const shared: UseOptions = {
       ...options,
       signal: giveUp.signal,
       onHostKey: (hop, line) => {
         for (const watcher of watchers) watcher(hop, line)
       },
+    }
+    const connected = connectWay(way, shared, (through) => {
+      entry.through = through
     })
     const entry: Entry = {
       name: way.name,
@@ -224,6 +234,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       giveUp,
       commands: createGate(channels),
       session: null,
+      through: null,
       users: 0,
       idle: null,
       watchers,
@@ -242,12 +253,17 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   }
 
   /** Behind a jump host: the host's own entry is in use for as long as the connection through it lives. */
-  const connectWay = async (way: Way, options: UseOptions): Promise<SshSession> => {
-    if (way.hops.length === 1) return await connectHop(way, null, options)
-    const before = wayOf(way.hops.slice(0, -1), way.names.slice(0, -1))
-    const { entry, session } = await hold(before, options).catch((error: unknown) => {
-      throw ofJumpHost(error, before)
+  const connectWay = async (
+    way: Way,
+    options: UseOptions,
+    goesThrough: (entry: Entry) => void,
+  ): Promise<SshSession> => {
+    const jump = before(way)
+    if (jump === null) return await connectHop(way, null, options)
+    const { entry, session } = await hold(jump, options).catch((error: unknown) => {
+      throw ofJumpHost(error, jump)
     })
+    goesThrough(entry)
     try {
       const inner = await connectHop(way, session, options)
       breakers.succeeded(entry.name)
@@ -259,12 +275,24 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     }
   }
 
-  const fits = (entry: Entry, hop: Hop): boolean => {
+  const fitsHop = (entry: Entry, hop: Hop): boolean => {
     const { session } = entry
     if (entry.keyVersion !== hop.key.version) return false
     if (session === null) return true
     const admitted = session.address === null || hop.server.addresses.some(({ address }) => address === session.address)
     return admitted && judgeHostKey(session.hostKey, hop.rules) === 'accepted'
+  }
+
+  const fits = (entry: Entry, way: Way): boolean => {
+    const jump = before(way)
+    return fitsHop(entry, way.hop) && (entry.through === null || jump === null || fits(entry.through, jump))
+  }
+
+  /** For who comes to a connection that is there: what each hop has shown, first hop first. */
+  const tellKeys = (entry: Entry, way: Way, options: UseOptions): void => {
+    const jump = before(way)
+    if (entry.through !== null && jump !== null) tellKeys(entry.through, jump, options)
+    if (entry.session !== null) options.onHostKey?.(way.hop, entry.session.hostKey)
   }
 
   const release = (entry: Entry): void => {
@@ -313,7 +341,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     for (;;) {
       if (closed) throw new JobError('cancelled', 'the connector is stopping', factsOf(way.hop))
       const found = entries.get(way.name)
-      if (found === undefined || fits(found, way.hop)) {
+      if (found === undefined || fits(found, way)) {
         const held = await join(found ?? begin(way, options), way, options)
         if (held !== null) return held
         continue
@@ -326,14 +354,14 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   }
 
   /** Null where the connection, once made, is not one for this caller. */
-  const join = async (entry: Entry, { hop }: Way, options: UseOptions): Promise<Held | null> => {
+  const join = async (entry: Entry, way: Way, options: UseOptions): Promise<Held | null> => {
     take(entry)
     const { onHostKey } = options
     if (onHostKey !== undefined) entry.watchers.add(onHostKey)
     try {
-      const session = await waitFor(entry.connected, options, factsOf(hop))
-      if (fits(entry, hop)) {
-        onHostKey?.(hop, session.hostKey)
+      const session = await waitFor(entry.connected, options, factsOf(way.hop))
+      if (fits(entry, way)) {
+        tellKeys(entry, way, options)
         return { entry, session }
       }
       release(entry)

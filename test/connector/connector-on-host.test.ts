@@ -3,6 +3,7 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { hostProgram } from '../../src/host/host-program.ts'
 import { InspectResult, PresentResult } from '../../src/protocol/results.ts'
+import { runCommand } from '../hosts/command.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { keygen, sshLogin } from '../hosts/openssh.ts'
 import { type FakeControlPlane, startFakeControlPlane } from './fake-control-plane.ts'
@@ -30,6 +31,11 @@ afterAll(async () => {
   await controlPlane?.close()
   await host?.stop()
 })
+
+const containerAddress = async ({ name }: TestHost): Promise<string> => {
+  const format = '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'
+  return (await runCommand('docker', ['inspect', '-f', format, name])).stdout.trim()
+}
 
 const outcomeOf = async (options: JobOptions) => {
   const secretPath = path.join(running.secretDirectory, 'ssh.json')
@@ -98,6 +104,29 @@ describe('a connector and a real server', () => {
     expect(error.code).toBe('host_key_changed')
     expect(error.hostKeys?.length).toBe(1)
     expect(host.hostKeys).toContain(error.hostKeys?.[0])
+  })
+
+  test('a server behind a jump host that has a key of its own; each is known by what it showed', async () => {
+    const own = await keygen()
+    const jump = await startHost({ connectorKey: own, user: 'hop' })
+    try {
+      const secretPath = path.join(running.secretDirectory, 'hop.json')
+      const secret = JSON.stringify({ base64_private_key: Buffer.from(own.privateKey).toString('base64') })
+      writeFileSync(secretPath, secret, { mode: 0o600 })
+      const address = await containerAddress(host)
+      const hop = { host: '127.0.0.1', port: jump.port, user: 'hop', secretStore: { type: 'file', path: secretPath } }
+      const way = { host: address, port: 22, jumps: [hop], hostKeys: [] }
+      const result = InspectResult.parse(await succeeded({ kind: 'inspect', ...way }))
+      expect(host.hostKeys).toContain(result.hostKeys[0])
+      expect(jump.hostKeys).toContain(result.jumps?.[0]?.hostKeys[0])
+      const impostor = { ...way, jumps: [{ ...hop, hostKeys: host.hostKeys }] }
+      const error = await failed({ kind: 'inspect', ...impostor })
+      expect(error.code).toBe('host_key_changed')
+      expect(error.message).toContain(`jump host 127.0.0.1:${jump.port}`)
+      expect(jump.hostKeys).toContain(error.hostKeys?.[0])
+    } finally {
+      await jump.stop()
+    }
   })
 
   test('a port where nothing listens is unreachable', async () => {

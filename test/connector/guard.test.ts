@@ -103,6 +103,43 @@ describe('the default guard', () => {
     expect(asked).toBe(false)
   })
 
+  const behind = (host: string, jump: object = {}) => ({ host, jumps: [{ host: 'bastion', user: 'apono', ...jump }] })
+
+  test('of a way it resolves and admits the first place, and leaves the others to the jump hosts', async () => {
+    const asked: string[] = []
+    const resolve: Resolve = async (host) => {
+      asked.push(host)
+      return to('10.0.0.9')(host)
+    }
+    expect(await admit(behind('db-1'), { resolve })).toEqual([{ address: '10.0.0.9', family: 4 }])
+    expect(asked).toEqual(['bastion'])
+    expect(await refusal(behind('10.1.1.1'))).toBe('admitted')
+    expect(await refusal(behind('db-1'), { resolve: to('169.254.169.254') })).toBe('denied_by_guard')
+  })
+
+  test.each([
+    '127.0.0.1',
+    '::1',
+    '169.254.169.254',
+    '::ffff:169.254.169.254',
+    'localhost',
+    'LOCALHOST.',
+    'db.localhost',
+    '2130706433',
+    '127.1',
+    '0x7f000001',
+    '0',
+  ])('behind a jump host %s is denied: it is the jump host itself, or what only it can reach', async (host) => {
+    expect(await refusal(behind(host))).toBe('denied_by_guard')
+  })
+
+  test('a jump host’s own secret is held to the same rules', async () => {
+    const stored = (path: string) => behind('db-1', { secretStore: { type: 'file', path } })
+    expect(await refusal(stored('/secrets/hop.json'))).toBe('admitted')
+    expect(await refusal(stored('/etc/shadow'))).toBe('denied_by_guard')
+    expect(await refusal({ ...stored('/etc/shadow'), kind: 'inspect' })).toBe('denied_by_guard')
+  })
+
   test('30 days by a clock that is a little ahead of ours are 30 days', async () => {
     const notAfter = new Date(Date.now() + MAX_GRANT_MS + 60_000).toISOString()
     expect(await refusal({ grant: { notAfter } })).toBe('admitted')

@@ -11,6 +11,7 @@ export type JobOptions = {
   port?: number
   user?: string
   hostKeys?: readonly string[]
+  jumps?: readonly Json[]
   secretPath?: string
   policy?: Json
   userGroups?: string[]
@@ -60,6 +61,7 @@ export const job = (options: JobOptions = {}): Json => {
       port: options.port ?? 22,
       user: options.user ?? 'apono',
       hostKeys: options.hostKeys ?? [],
+      ...(options.jumps ? { jumps: options.jumps } : {}),
     },
     ...(options.kind === 'inspect' ? {} : { grant: grant(options.grant) }),
   }

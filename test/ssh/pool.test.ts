@@ -332,6 +332,26 @@ describe('jump hosts', () => {
     expect(connections.map((one) => one.closed())).toEqual([true, true, true])
   })
 
+  test.each<[string, Parameters<typeof hop>[1], string]>([
+    ['with another version of the key', { version: 'v2' }, 'fine'],
+    ['when its key is not the pinned one', { known: ['ssh-ed25519 BBBB'] }, 'host_key_changed'],
+    ['at another address', { address: '10.0.0.2' }, 'fine'],
+  ])('%s one is ended, and what is behind it', async (_name, change, code) => {
+    const { pool, connections } = setUp()
+    await run(pool, to('a', {}, hop('jump')))
+    expect(await codeOf(run(pool, to('a', {}, hop('jump', change))))).toBe(code)
+    expect(connections.slice(0, 2).map((one) => one.closed())).toEqual([true, true])
+  })
+
+  test('show their keys to who comes to a connection that is there', async () => {
+    const { pool } = setUp()
+    for (let round = 0; round < 2; round++) {
+      const seen: string[] = []
+      await run(pool, to('a', {}, hop('jump')), 'true', { onHostKey: (at) => void seen.push(at.server.host) })
+      expect([...new Set(seen)]).toEqual(['jump', 'a'])
+    }
+  })
+
   test('that can’t be reached fail what is behind them, say so, and open no circuit of theirs', async () => {
     const { pool, refusals } = setUp()
     for (let round = 0; round < 4; round++) {
