@@ -5,6 +5,9 @@ import { CONNECTIONS } from './transport-cost.ts'
 // Opens connections with one short command on each, and prints how much memory each of them takes. A first fifty, which
 // stay open, warm up what is there once for all.
 
+/** Jobs at once, as a connector has them by default. */
+const SLOTS = 16
+
 const settle = async (): Promise<number> => {
   for (let turn = 0; turn < 5; turn++) {
     globalThis.gc?.()
@@ -18,14 +21,15 @@ const main = async (): Promise<void> => {
   const pool = newPool()
   const open = async (first: number, count: number): Promise<void> => {
     const users = Array.from({ length: count }, (_, n) => `user${first + n}`)
-    await Promise.all(
-      users.map(async (user) => {
+    const next = async (): Promise<void> => {
+      for (let user = users.shift(); user !== undefined; user = users.shift()) {
         const { exitCode } = await pool.use(routeTo(host, user), {}, (link) =>
           link.exec('true', '', { timeoutMs: 60_000 }),
         )
         if (exitCode !== 0) throw new Error(`${user}: exit code ${exitCode}`)
-      }),
-    )
+      }
+    }
+    await Promise.all(Array.from({ length: SLOTS }, next))
   }
   await open(0, 50)
   const before = await settle()

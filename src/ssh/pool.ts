@@ -1,3 +1,4 @@
+import { SocketAddress } from 'node:net'
 import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
@@ -8,6 +9,7 @@ import type { Ramp } from './ramp.ts'
 import type { RefusedKeys } from './refused-keys.ts'
 import { factsOf, type Hop, namesOf, placeOf, type Route } from './route.ts'
 import { connectSsh, type SshDeadlines, type SshSession } from './session.ts'
+import type { CheckedAddress } from './socket.ts'
 
 /**
  * Connections that jobs share. Invariants:
@@ -77,7 +79,8 @@ interface Entry {
   /** The jump host's connection that this one goes through. */
   through: Entry | null
   users: number
-  idle: AbortController | null
+  /** By the monotonic clock; null while somebody uses it. */
+  idleSince: number | null
   /** Whoever waits for the connection is told which key is shown. */
   readonly watchers: Set<NonNullable<UseOptions['onHostKey']>>
   /** Resolves when the connection is gone, or never came about. */
@@ -124,6 +127,14 @@ const isRefusedForOthers = (error: unknown, inside: number): boolean =>
   error instanceof JobError &&
   (error.code === 'ssh_channel_refused' || (error.code === 'ssh_no_sessions' && inside > 1))
 
+/** Null through a jump host, which resolves by itself. */
+const isAdmitted = (connectedTo: string | null, admitted: readonly CheckedAddress[]): boolean =>
+  connectedTo === null || admitted.some((one) => canonical(one) === connectedTo)
+
+/** As the socket writes it: `2001:db8::5` for `2001:DB8:0::5`. */
+const canonical = ({ address, family }: CheckedAddress): string =>
+  family === 4 ? address : new SocketAddress({ address: address.split('%', 1)[0] ?? '', family: 'ipv6' }).address
+
 const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
 
 const called = (facts: ErrorFacts): JobError => new JobError('cancelled', 'called off while connecting', facts)
@@ -134,7 +145,9 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   /** By name, the one that was not used for longest first. */
   const entries = new Map<string, Entry>()
   const turns = createGates(1)
+  const stopped = new AbortController()
   let closed = false
+  let sweeping = false
 
   // ---------------------------------------------------------------- making a connection
 
@@ -194,7 +207,6 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   // ---------------------------------------------------------------- entries
 
   const forget = (entry: Entry): void => {
-    entry.idle?.abort()
     if (entries.get(entry.name) === entry) entries.delete(entry.name)
   }
 
@@ -236,7 +248,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       session: null,
       through: null,
       users: 0,
-      idle: null,
+      idleSince: null,
       watchers,
       gone,
     }
@@ -279,8 +291,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     const { session } = entry
     if (entry.keyVersion !== hop.key.version) return false
     if (session === null) return true
-    const admitted = session.address === null || hop.server.addresses.some(({ address }) => address === session.address)
-    return admitted && judgeHostKey(session.hostKey, hop.rules) === 'accepted'
+    return isAdmitted(session.address, hop.server.addresses) && judgeHostKey(session.hostKey, hop.rules) === 'accepted'
   }
 
   const fits = (entry: Entry, way: Way): boolean => {
@@ -306,18 +317,28 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       retire(entry)
       return
     }
-    const idle = new AbortController()
-    entry.idle = idle
-    clock.sleep(idleMs, idle.signal).then(
-      () => retire(entry),
-      () => undefined,
-    )
+    entry.idleSince = clock.monotonic()
+    if (!sweeping) sweep().catch(() => undefined)
+  }
+
+  /** One timer for all: the memory of thousands would be more than that of what they watch. */
+  const sweep = async (): Promise<void> => {
+    sweeping = true
+    for (;;) {
+      const idle = [...entries.values()].filter(({ idleSince }) => idleSince !== null)
+      if (idle.length === 0) break
+      const now = clock.monotonic()
+      const dueAt = ({ idleSince }: Entry): number => (idleSince ?? now) + idleMs
+      for (const entry of idle) if (dueAt(entry) <= now) retire(entry)
+      const wait = Math.min(...idle.map(dueAt).filter((at) => at > now)) - now
+      if (Number.isFinite(wait)) await clock.sleep(wait, stopped.signal)
+    }
+    sweeping = false
   }
 
   const take = (entry: Entry): void => {
     entry.users++
-    entry.idle?.abort()
-    entry.idle = null
+    entry.idleSince = null
     entries.delete(entry.name)
     entries.set(entry.name, entry)
   }
@@ -344,6 +365,8 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       if (found === undefined || fits(found, way)) {
         const held = await join(found ?? begin(way, options), way, options)
         if (held !== null) return held
+        // What was made for this caller is for this caller: to go on would be to go on for ever.
+        if (found === undefined) throw new JobError('internal_error', 'a new connection is not what was asked for')
         continue
       }
       forget(found)
@@ -443,6 +466,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     },
     close: async () => {
       closed = true
+      stopped.abort()
       const all = [...entries.values()].reverse()
       for (const entry of all) retire(entry)
       await Promise.all(all.map(({ gone }) => gone))

@@ -251,7 +251,7 @@ const sessionOf = (attempt: Attempt): SshSession => {
     port: server.port,
     serverSoftware: progress.serverSoftware ?? '',
     hostKey: progress.presentedKey ?? '',
-    address: socket instanceof net.Socket ? (socket.remoteAddress ?? null) : null,
+    address: socket instanceof net.Socket ? (socket.remoteAddress?.split('%', 1)[0] ?? '') : null,
     forward: forwarder(attempt, context),
     onClosed: (listener) => context.loss.onLost(listener),
     exec: (command, stdin, execOptions) => execOn(context, command, stdin, execOptions),

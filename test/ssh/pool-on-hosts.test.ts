@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import net from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
@@ -118,6 +119,27 @@ describe('one server', () => {
       expect(await held(inner)).toBe(1)
     })
     await expect.poll(() => held(inner)).toBe(0)
+  })
+
+  test('an IPv6 address is the same in whatever notation', async () => {
+    const relay = net.createServer((socket) => {
+      const far = net.connect(inner.port, '127.0.0.1')
+      socket.pipe(far).pipe(socket)
+      for (const end of [socket, far]) end.on('error', () => undefined)
+    })
+    await new Promise<void>((resolve) => relay.listen(0, '::1', () => resolve()))
+    try {
+      await withPool(async (pool) => {
+        const { port } = relay.address() as net.AddressInfo
+        const hop = hopTo(inner, { port })
+        const addresses = [{ address: '0:0:0:0:0:0:0:1', family: 6 }] as const
+        const route = through({ ...hop, server: { ...hop.server, addresses } })
+        for (let round = 0; round < 3; round++) expect((await run(pool, route, 'echo in')).stdout).toBe('in\n')
+        expect(await held(inner)).toBe(1)
+      })
+    } finally {
+      relay.close()
+    }
   })
 
   test('one that allows one session is used by one at a time', async () => {
