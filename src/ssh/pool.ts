@@ -79,6 +79,8 @@ interface Entry {
   /** The jump host's connection that this one goes through. */
   through: Entry | null
   users: number
+  /** It is used to the end by who uses it, and then closed; until it is gone no other takes its place. */
+  retiring: boolean
   /** By the monotonic clock; null while somebody uses it. */
   idleSince: number | null
   /** Whoever waits for the connection is told which key is shown. */
@@ -210,16 +212,30 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     if (entries.get(entry.name) === entry) entries.delete(entry.name)
   }
 
-  const retire = (entry: Entry): void => {
-    forget(entry)
+  /** Whoever still uses it loses it. */
+  const end = (entry: Entry): void => {
+    entry.retiring = true
+    entry.idleSince = null
     entry.giveUp.abort()
     entry.session?.close().catch(() => undefined)
   }
 
+  /** With what goes through it: a connection that nobody uses would keep its jump host's for as long as it is kept itself. */
+  const retire = (entry: Entry): void => {
+    entry.retiring = true
+    for (const behind of entries.values()) if (behind.through === entry) retire(behind)
+    if (entry.users === 0) end(entry)
+  }
+
+  const isRetiring = (entry: Entry): boolean => entry.retiring || (entry.through !== null && isRetiring(entry.through))
+
   const makeRoom = (): void => {
+    let tooMany = [...entries.values()].filter(({ retiring }) => !retiring).length - most + 1
     for (const entry of entries.values()) {
-      if (entries.size < most) return
-      if (entry.users === 0) retire(entry)
+      if (tooMany <= 0) return
+      if (entry.users > 0 || entry.retiring) continue
+      tooMany--
+      end(entry)
     }
   }
 
@@ -227,7 +243,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     makeRoom()
     const giveUp = new AbortController()
     const watchers: Entry['watchers'] = new Set()
-    const { promise: gone, resolve: end } = Promise.withResolvers<void>()
+    const { promise: gone, resolve: isGone } = Promise.withResolvers<void>()
     // Whoever waits may go away; the attempt goes on for the others, until nobody is left.
     const shared: UseOptions = {
       ...options,
@@ -248,6 +264,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       session: null,
       through: null,
       users: 0,
+      retiring: false,
       idleSince: null,
       watchers,
       gone,
@@ -255,7 +272,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     entries.set(way.name, entry)
     const over = (): void => {
       forget(entry)
-      end()
+      isGone()
     }
     connected.then((session) => {
       entry.session = session
@@ -296,7 +313,8 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
 
   const fits = (entry: Entry, way: Way): boolean => {
     const jump = before(way)
-    return fitsHop(entry, way.hop) && (entry.through === null || jump === null || fits(entry.through, jump))
+    if (!fitsHop(entry, way.hop)) return false
+    return entry.through === null || jump === null || fits(entry.through, jump)
   }
 
   /** For who comes to a connection that is there: what each hop has shown, first hop first. */
@@ -309,12 +327,8 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   const release = (entry: Entry): void => {
     entry.users--
     if (entry.users > 0) return
-    if (entry.session === null) {
-      retire(entry)
-      return
-    }
-    if (closed || entries.get(entry.name) !== entry) {
-      retire(entry)
+    if (entry.session === null || closed || isRetiring(entry)) {
+      end(entry)
       return
     }
     entry.idleSince = clock.monotonic()
@@ -329,8 +343,9 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       if (idle.length === 0) break
       const now = clock.monotonic()
       const dueAt = ({ idleSince }: Entry): number => (idleSince ?? now) + idleMs
-      for (const entry of idle) if (dueAt(entry) <= now) retire(entry)
-      const wait = Math.min(...idle.map(dueAt).filter((at) => at > now)) - now
+      const waits = idle.map((entry) => dueAt(entry) - now).filter((wait) => wait > 0)
+      for (const entry of idle) if (dueAt(entry) <= now) end(entry)
+      const wait = Math.min(...waits)
       if (Number.isFinite(wait)) await clock.sleep(wait, stopped.signal)
     }
     sweeping = false
@@ -362,15 +377,14 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     for (;;) {
       if (closed) throw new JobError('cancelled', 'the connector is stopping', factsOf(way.hop))
       const found = entries.get(way.name)
-      if (found === undefined || fits(found, way)) {
+      if (found === undefined || (!isRetiring(found) && fits(found, way))) {
         const held = await join(found ?? begin(way, options), way, options)
         if (held !== null) return held
         // What was made for this caller is for this caller: to go on would be to go on for ever.
         if (found === undefined) throw new JobError('internal_error', 'a new connection is not what was asked for')
         continue
       }
-      forget(found)
-      if (found.users === 0) retire(found)
+      retire(found)
       // Never two connections to one server: whoever still uses the old one ends first.
       await waitFor(found.gone, options, factsOf(way.hop))
     }
@@ -457,8 +471,8 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       const all = [...entries.values()]
       const circuits = breakers.counts()
       return {
-        open: all.filter(({ session }) => session !== null).length,
-        connecting: all.filter(({ session }) => session === null).length,
+        open: all.filter(({ session, retiring }) => session !== null && !retiring).length,
+        connecting: all.filter(({ session, retiring }) => session === null && !retiring).length,
         inUse: all.filter(({ users }) => users > 0).length,
         circuitsOpen: circuits.open,
         circuitsHalfOpen: circuits.halfOpen,
@@ -468,7 +482,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       closed = true
       stopped.abort()
       const all = [...entries.values()].reverse()
-      for (const entry of all) retire(entry)
+      for (const entry of all) end(entry)
       await Promise.all(all.map(({ gone }) => gone))
     },
   }

@@ -227,6 +227,32 @@ describe('a connection is ended and not used again', () => {
     expect(connections.map((one) => one.closed())).toEqual([true, false])
   })
 
+  test('not even when it is just being made for somebody', async () => {
+    const { pool, connections, hold } = setUp()
+    const open = hold()
+    const first = codeOf(run(pool, to('a')))
+    await settled()
+    const second = codeOf(run(pool, to('a', { version: 'v2' })))
+    await settled()
+    open()
+    expect(await Promise.all([first, second])).toEqual(['fine', 'fine'])
+    expect(connections.map((one) => one.closed())).toEqual([true, false])
+  })
+
+  test('nor does a third who comes meanwhile get another', async () => {
+    const { pool, connections } = setUp()
+    const busy = run(pool, to('a'), 'wait')
+    await settled()
+    const others = [run(pool, to('a', { version: 'v2' })), run(pool, to('a', { version: 'v2' }))]
+    await settled()
+    const third = run(pool, to('a', { version: 'v2' }))
+    await settled()
+    expect(connections).toHaveLength(1)
+    connections[0]?.release()
+    await Promise.all([busy, third, ...others])
+    expect(connections).toHaveLength(2)
+  })
+
   test('a key that was pinned after it was seen for the first time ends nothing', async () => {
     const { pool, connections } = setUp()
     await run(pool, to('a'))
@@ -341,6 +367,26 @@ describe('jump hosts', () => {
     await run(pool, to('a', {}, hop('jump')))
     expect(await codeOf(run(pool, to('a', {}, hop('jump', change))))).toBe(code)
     expect(connections.slice(0, 2).map((one) => one.closed())).toEqual([true, true])
+  })
+
+  test('whose key has changed are not held by what stands idle behind them, nor taken from what is in use', async () => {
+    const { pool, connections } = setUp()
+    await run(pool, to('idle', {}, hop('jump')))
+    const busy = run(pool, to('busy', {}, hop('jump')), 'wait')
+    await settled()
+    const other = run(pool, to('other', {}, hop('jump', { version: 'v2' })))
+    await settled()
+    const closed = () => Object.fromEntries(connections.map((one) => [one.name, one.closed()]))
+    expect(closed()).toEqual({ 'apono@jump': false, 'apono@idle': true, 'apono@busy': false })
+    for (const one of connections) one.release()
+    await Promise.all([busy, other])
+    expect(connections.map((one) => [one.name, one.closed()])).toEqual([
+      ['apono@jump', true],
+      ['apono@idle', true],
+      ['apono@busy', true],
+      ['apono@jump', false],
+      ['apono@other', false],
+    ])
   })
 
   test('show their keys to who comes to a connection that is there', async () => {
