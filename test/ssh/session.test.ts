@@ -114,6 +114,22 @@ describe('a session', () => {
     })
   })
 
+  test.each(['ed25519', 'ecdsa', 'rsa'] as const)('logs in with a key of type %s', async (type) => {
+    const pair = await keygen(undefined, type)
+    await host.exec(`echo '${pair.publicKey}' >>~apono/.ssh/authorized_keys`)
+    await using(
+      async (session) => {
+        expect((await session.exec('id -un', '', { timeoutMs: 3000 })).stdout).toBe('apono\n')
+      },
+      { key: parse(pair.privateKey) },
+    )
+    const { fingerprint } = parse(pair.privateKey)
+    const line = (await host.log())
+      .split('\n')
+      .find((one) => one.includes(fingerprint) && /Accepted publickey/.test(one))
+    expect(line).toContain('Accepted publickey for apono')
+  })
+
   test('runs many commands, some at once, on one connection', async () => {
     await using(async (session) => {
       const outcomes = await Promise.all([1, 2, 3, 4].map((n) => session.exec(`echo ${n}`, '', { timeoutMs: 3000 })))
