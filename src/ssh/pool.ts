@@ -81,6 +81,8 @@ interface Entry {
   users: number
   /** It is used to the end by who uses it, and then closed; until it is gone no other takes its place. */
   retiring: boolean
+  /** A command has ended the connection, or was told of its end. */
+  broken: boolean
   /** By the monotonic clock; null while somebody uses it. */
   idleSince: number | null
   /** Whoever waits for the connection is told which key is shown. */
@@ -136,6 +138,9 @@ const isAdmitted = (connectedTo: string | null, admitted: readonly CheckedAddres
 /** As the socket writes it: `2001:db8::5` for `2001:DB8:0::5`. */
 const canonical = ({ address, family }: CheckedAddress): string =>
   family === 4 ? address : new SocketAddress({ address: address.split('%', 1)[0] ?? '', family: 'ipv6' }).address
+
+const isRefusedChannel = (error: unknown): boolean =>
+  error instanceof JobError && (error.code === 'ssh_channel_refused' || error.code === 'ssh_no_sessions')
 
 const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
 
@@ -265,6 +270,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       through: null,
       users: 0,
       retiring: false,
+      broken: false,
       idleSince: null,
       watchers,
       gone,
@@ -422,6 +428,15 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   /** One more session than the server allows: it allows as many as are open, and the next one waits for one of those. */
   const learnLimit = (commands: Gate): void => commands.setLimit(Math.max(1, commands.inside() - 1))
 
+  /**
+   * The end of a connection is one failure of the server, however many commands were on it; and none where it was we who
+   * ended it, because the first of them was called off.
+   */
+  const judge = (entry: Entry, error: unknown): void => {
+    if (!entry.broken) breakers.failed(entry.name, error)
+    entry.broken ||= !isRefusedChannel(error)
+  }
+
   const linkOf = ({ session, entry }: Held): HostLink => ({
     user: session.user,
     host: session.host,
@@ -441,7 +456,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
           breakers.succeeded(entry.name)
           return outcome
         } catch (error) {
-          breakers.failed(entry.name, error)
+          judge(entry, error)
           if (!isRefusedForOthers(error, entry.commands.inside()) || clock.monotonic() > deadline) throw error
           learnLimit(entry.commands)
         } finally {
