@@ -124,7 +124,8 @@ const becomeReady = (attempt: Attempt): Promise<void> =>
       attempt.handshake.resolve()
     })
     client.on('banner', (text: string) => {
-      progress.banner = `${progress.banner}${text}\n`.slice(0, MAX_BANNER)
+      // The end of it: what PAM says comes after the banner, however long that is.
+      progress.banner = `${progress.banner}${text}\n`.slice(-MAX_BANNER)
     })
     client.on('ready', () => {
       progress.ready = true
@@ -169,11 +170,16 @@ const logIn = async (attempt: Attempt): Promise<void> => {
   await within(attempt, ready, loginMs, 'SSH login')
 }
 
-/** One place for the end of the connection, so that no exec ever waits for a peer that is gone. */
+/**
+ * One place for the end of the connection, so that no exec ever waits for a peer that is gone. ssh2 only ends its half
+ * after an error, and then pings no more: a peer that keeps the other half open would keep our socket for ever.
+ */
 const lossOf = ({ client, socket, facts }: Attempt): Loss => {
   const loss = createLoss()
-  const lose = (cause?: unknown): void =>
+  const lose = (cause?: unknown): void => {
     loss.lose(new JobError('connection_lost', 'the connection ended before the result arrived', facts, { cause }))
+    socket.destroy()
+  }
   client.on('error', lose)
   client.on('close', () => lose())
   socket.on('close', () => lose())
