@@ -52,6 +52,14 @@ const quote = (text: string): string =>
       .slice(0, 80) ?? '',
   )
 
+const CLOSED_IN_HANDSHAKE = 'the connection closed during the SSH handshake'
+
+/** The line that the connection ended in is the beginning of an identification. */
+const isCutOff = (greeting: string): boolean => {
+  const line = greeting.slice(greeting.lastIndexOf('\n') + 1)
+  return line !== '' && line.length <= 255 && ('SSH-2.0-'.startsWith(line) || line.startsWith('SSH-2.0-'))
+}
+
 const beforeIdentification = (progress: Progress): Fault => {
   const said = progress.greeting.trim()
   if (said === '') return { code: 'ssh_turned_away', message: 'the connection closed before SSH began' }
@@ -62,6 +70,7 @@ const beforeIdentification = (progress: Progress): Fault => {
   if (/^Exceeded MaxStartups/.test(said)) {
     return { code: 'ssh_turned_away', message: `the server turns connections away: ${quote(said)}` }
   }
+  if (isCutOff(progress.greeting)) return { code: 'ssh_unreachable', message: CLOSED_IN_HANDSHAKE }
   return { code: 'ssh_handshake_failed', message: `what answers does not speak SSH 2: ${quote(said)}` }
 }
 
@@ -83,12 +92,26 @@ const accountFault = (banner: string): Fault => {
   return { code: 'ssh_account_denied', message: 'the server closed the connection when the key was offered' }
 }
 
-const authenticationFault = (progress: Progress): Fault => {
+const levelOf = (error: unknown): string =>
+  error instanceof Error && 'level' in error && typeof error.level === 'string' ? error.level : ''
+
+/** sshd's packets may be longer than ssh2 reads (35,000 bytes, and no setting); the one such packet of a login is a banner. */
+const isTooLong = (error: unknown): boolean => error instanceof Error && /^Bad packet length/.test(error.message)
+
+const TOO_LONG =
+  'the server sent a longer packet than SSH 2 asks for; a Banner (sshd_config) of more than 32 kB is one: shorten it'
+
+const authenticationFault = (error: unknown, progress: Progress): Fault => {
   if (progress.partialSuccess) {
     const wanted = progress.methodsLeft.join(', ')
     return { code: 'ssh_mfa_required', message: `the server accepted the key and wants more: ${wanted}` }
   }
   if (progress.keyRefused) return { code: 'ssh_auth_failed', message: 'the server refused the key' }
+  if (isTooLong(error)) return { code: 'ssh_handshake_failed', message: TOO_LONG }
+  // PAM's no is a connection that sshd closes; one that is reset is the network's.
+  if (levelOf(error) === 'client-socket') {
+    return { code: 'ssh_unreachable', message: 'the connection was reset while logging in' }
+  }
   return accountFault(progress.banner)
 }
 
@@ -97,7 +120,7 @@ const authenticationFault = (progress: Progress): Fault => {
  * has a level of its own, everything else is a matter of protocol, with a level or (where parsing threw) without.
  */
 const isProtocolError = (error: unknown): boolean =>
-  error instanceof Error && !('level' in error && /^client-(?:socket|timeout)$/.test(String(error.level)))
+  error instanceof Error && !/^client-(?:socket|timeout)$/.test(levelOf(error))
 
 const duringHandshake = (error: unknown, rules: HostKeyRules): Fault => {
   const text = error instanceof Error ? error.message : ''
@@ -105,7 +128,7 @@ const duringHandshake = (error: unknown, rules: HostKeyRules): Fault => {
   if (isProtocolError(error)) {
     return { code: 'ssh_handshake_failed', message: `the SSH handshake failed: ${quote(text)}` }
   }
-  return { code: 'ssh_unreachable', message: 'the connection closed during the SSH handshake' }
+  return { code: 'ssh_unreachable', message: CLOSED_IN_HANDSHAKE }
 }
 
 const faultOf = (error: unknown, progress: Progress, rules: HostKeyRules): Fault => {
@@ -113,7 +136,7 @@ const faultOf = (error: unknown, progress: Progress, rules: HostKeyRules): Fault
   if (progress.serverSoftware === null) return beforeIdentification(progress)
   const hostKey = hostKeyFault(progress, rules)
   if (hostKey !== null) return hostKey
-  if (progress.keyOffered) return authenticationFault(progress)
+  if (progress.keyOffered) return authenticationFault(error, progress)
   return duringHandshake(error, rules)
 }
 
