@@ -42,7 +42,7 @@ export type FaultProxy = {
   /** Connections that were made, and those whose server's end is still there. */
   count(): number
   servers(): number
-  /** What was passed on by the newest connection so far. */
+  /** What was passed on by the newest connection so far, unless nothing is recorded. */
   passed(direction: Direction): Buffer
   close(): Promise<void>
 }
@@ -62,7 +62,9 @@ type Line = {
   near: net.Socket
   far: net.Socket
   faults: Faults
-  passed: Record<Direction, Buffer[]>
+  passed: Record<Direction, number>
+  recorded: Record<Direction, Buffer[]>
+  recording: boolean
   /** Once it is over nothing passes; a frozen one keeps its sockets. */
   over: Ending | null
 }
@@ -91,12 +93,11 @@ const holdUp = ({ delayMs = 0, stalls }: Faults, random: () => number): number =
 const pass = (line: Line, direction: Direction, portion: Buffer): void => {
   if (line.over !== null) return
   const { cut } = line.faults
-  const done = line.passed[direction]
-  const before = done.reduce((sum, { length }) => sum + length, 0)
-  const due = cut?.direction === direction ? cut.after - before : Number.POSITIVE_INFINITY
+  const due = cut?.direction === direction ? cut.after - line.passed[direction] : Number.POSITIVE_INFINITY
   const rest = portion.subarray(0, Math.max(0, due))
   if (rest.length > 0) {
-    done.push(rest)
+    line.passed[direction] += rest.length
+    if (line.recording) line.recorded[direction].push(rest)
     const to = direction === 'up' ? line.far : line.near
     to.write(rest)
   }
@@ -129,7 +130,7 @@ const move = (line: Line, direction: Direction, random: () => number): void => {
 }
 
 /** A proxy on a port of 127.0.0.1 that leads to another one there. */
-export const startFaultProxy = async (target: number, seed = 1): Promise<FaultProxy> => {
+export const startFaultProxy = async (target: number, seed: number, recording = true): Promise<FaultProxy> => {
   const random = seeded(seed)
   const lines = new Set<Line>()
   let planned: Faults[] = []
@@ -139,7 +140,9 @@ export const startFaultProxy = async (target: number, seed = 1): Promise<FaultPr
   const begin = (near: net.Socket): void => {
     count++
     const far = net.connect({ host: '127.0.0.1', port: goal, noDelay: true, allowHalfOpen: true })
-    const line: Line = { near, far, faults: planned.shift() ?? {}, passed: { up: [], down: [] }, over: null }
+    const recorded = { up: [], down: [] }
+    const faults = planned.shift() ?? {}
+    const line: Line = { near, far, faults, passed: { up: 0, down: 0 }, recorded, recording, over: null }
     newest = line
     lines.add(line)
     for (const socket of [near, far]) {
@@ -171,7 +174,7 @@ export const startFaultProxy = async (target: number, seed = 1): Promise<FaultPr
     },
     count: () => count,
     servers: () => [...lines].filter(({ far }) => !far.destroyed).length,
-    passed: (direction) => Buffer.concat(newest?.passed[direction] ?? []),
+    passed: (direction) => Buffer.concat(newest?.recorded[direction] ?? []),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

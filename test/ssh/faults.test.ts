@@ -1,20 +1,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { type Cut, type Direction, type FaultProxy, packetEnds, seeded } from './fault-proxy.ts'
-import {
-  codeOf,
-  failure,
-  grantFor,
-  heldTo,
-  hopTo,
-  type Line,
-  leftOn,
-  linesTo,
-  routeTo,
-  run,
-  SEED,
-  standing,
-} from './workbench.ts'
+import { type Line, linesTo, SEED } from './lines.ts'
+import { codeOf, failure, grantFor, heldTo, hopTo, leftOn, routeTo, run, standing } from './workbench.ts'
 
 // A job on a real server, with the real program, on a connection that is cut off wherever one can be.
 

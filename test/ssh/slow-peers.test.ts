@@ -2,7 +2,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { Deadlines } from '../../src/connector/config.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { type Cut, type Direction, packetEnds } from './fault-proxy.ts'
-import { codeOf, failure, grantFor, leftOn, linesTo, lockIsFree, run, standing } from './workbench.ts'
+import { linesTo } from './lines.ts'
+import { codeOf, failure, grantFor, leftOn, lockIsFree, run, standing } from './workbench.ts'
 
 // Peers and networks that go on too slowly, or not at all, and tell nobody.
 

@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { expect } from 'vitest'
 import type { Deadlines } from '../../src/connector/config.ts'
 import { type ExecutorDeps, executeJob, type JobOutcome } from '../../src/connector/executor.ts'
 import { defaultGuard } from '../../src/connector/guard.ts'
@@ -23,9 +22,6 @@ import { job } from '../connector/jobs.ts'
 import { secretDirectory } from '../connector/setup.ts'
 import type { TestHost } from '../hosts/hosts.ts'
 import { type KeyPair, keygen, sshLogin } from '../hosts/openssh.ts'
-import { type Direction, type FaultProxy, startFaultProxy } from './fault-proxy.ts'
-
-export const SEED = 20_261_125
 
 // A connector's transport with what stands above it, down to the executor, and without a control plane.
 
@@ -106,7 +102,12 @@ export const grantFor = (login: string): Grant => ({ id: `grt_${login}`, login }
 /** Jobs on one host, by a port of 127.0.0.1. */
 export const startWorkbench = async (
   host: TestHost,
-  { port, pool, deadlines }: { port: number; pool: Pool; deadlines?: Partial<Deadlines> },
+  {
+    port,
+    pool,
+    deadlines,
+    user = 'apono',
+  }: { port: number; pool: Pool; deadlines?: Partial<Deadlines>; user?: string },
 ) => {
   const directory = secretDirectory(host.connectorKey)
   const person: KeyPair = await keygen()
@@ -134,6 +135,7 @@ export const startWorkbench = async (
   const ensure = async (grant: Grant, state: 'present' | 'absent'): Promise<JobOutcome> => {
     const raw = job({
       port,
+      user,
       hostKeys: host.hostKeys,
       secretPath: path.join(directory, 'ssh.json'),
       grant: { ...grant, state, generation: ++generation, publicKey: person.publicKey },
@@ -159,7 +161,7 @@ export const startWorkbench = async (
       certificatePath,
       command: 'id -un; id -Gn',
     }
-    return /^\S+\n.*\bdbadmins\b/.test((await sshLogin(there)).stdout)
+    return new RegExp(`^${login}\\n.*\\bdbadmins\\b`, 'm').test((await sshLogin(there)).stdout)
   }
   return { ensure, logsIn }
 }
@@ -176,59 +178,4 @@ export const standing = async (host: TestHost, logins: readonly string[]): Promi
       `getent group dbadmins | grep -qw ${login} && getent shadow ${login} | grep -qv ':1:$' && test -e /etc/ssh/apono-connector/${login} && echo ${login}`,
   )
   return (await host.exec(`${script.join('\n')}\ntrue`)).stdout.split('\n').filter((line) => line !== '')
-}
-
-export type Line = { proxy: FaultProxy; pool: Pool; bench: Workbench; route: Route }
-
-/** Lines to a host through a fault proxy each, with a connector's transport at the end. */
-export const linesTo = (host: () => TestHost) => {
-  let lines: Line[] = []
-  let heldBefore = 0
-
-  const open = async (deadlines: Partial<Deadlines> = {}): Promise<Line> => {
-    const proxy = await startFaultProxy(host().port, SEED)
-    const pool = makePool(deadlines)
-    const bench = await startWorkbench(host(), { port: proxy.port, pool, deadlines })
-    const line = { proxy, pool, bench, route: routeTo(hopTo(host(), { port: proxy.port })) }
-    lines.push(line)
-    return line
-  }
-
-  const close = async ({ proxy, pool }: Line): Promise<void> => {
-    await pool.close()
-    expect(pool.stats()).toMatchObject({ open: 0, connecting: 0, inUse: 0 })
-    // Also those that the proxy froze: it is we who give up.
-    await expect.poll(() => heldTo(proxy.port)).toBe(0)
-    await proxy.close()
-  }
-
-  return {
-    open,
-    /** Before a test. */
-    begin: () => {
-      heldBefore = sockets()
-    },
-    /** After it: nothing is left, no descriptor here, no process there, and the lock on the server is free. */
-    end: async (): Promise<void> => {
-      await Promise.all(lines.map(close))
-      lines = []
-      await expect.poll(sockets).toBeLessThanOrEqual(heldBefore)
-      await expect.poll(() => leftOn(host())).toEqual([])
-      expect(await lockIsFree(host())).toBe(true)
-    },
-    /** Where no test runs yet: how a good run of a job looks on the wire, of a job on a server that has our timer. */
-    record: async (): Promise<Record<Direction, Buffer>> => {
-      for (const login of ['first', 'second']) {
-        const { bench } = await open()
-        expect(codeOf(await bench.ensure(grantFor(login), 'present'))).toBe('succeeded')
-      }
-      const good = { up: lines.at(-1)?.proxy.passed('up'), down: lines.at(-1)?.proxy.passed('down') }
-      for (const { proxy, pool } of lines) {
-        await pool.close()
-        await proxy.close()
-      }
-      lines = []
-      return { up: good.up ?? Buffer.of(), down: good.down ?? Buffer.of() }
-    },
-  }
 }
