@@ -1,5 +1,5 @@
 #!/bin/sh
-# run.sh test|demo|bench [ARGUMENT...]: what the npm scripts call, on a machine with git and Node >= 20 with
+# run.sh test|demo|bench|soak [ARGUMENT...]: what the npm scripts call, on a machine with git and Node >= 20 with
 # npm. Does all of the set-up that is missing, says so, and becomes the thing itself, under the Node that
 # package-lock.json names.
 #
@@ -16,10 +16,10 @@ fail() {
 
 verb=${1:-}
 case $verb in
-  test | demo | bench | setup) shift ;;
+  test | demo | bench | soak | setup) shift ;;
   *)
     verb=run.sh
-    fail 'usage: run.sh test|demo|bench|setup [ARGUMENT...]'
+    fail 'usage: run.sh test|demo|bench|soak|setup [ARGUMENT...]'
     ;;
 esac
 
@@ -117,5 +117,10 @@ case $verb in
     need_base_images debian:bookworm-slim
     say "starting $verb/$verb.ts"
     exec node_modules/.bin/node "$verb/$verb.ts" "$@"
+    ;;
+  soak)
+    need_base_images debian:bookworm-slim
+    say 'starting bench/soak.ts'
+    exec node_modules/.bin/node bench/soak.ts "$@"
     ;;
 esac
