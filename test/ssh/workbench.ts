@@ -4,6 +4,7 @@ import path from 'node:path'
 import type { Deadlines } from '../../src/connector/config.ts'
 import { type ExecutorDeps, executeJob, type JobOutcome } from '../../src/connector/executor.ts'
 import { defaultGuard } from '../../src/connector/guard.ts'
+import { hostKeySource } from '../../src/connector/known-hosts-file.ts'
 import { createLeases } from '../../src/connector/leases.ts'
 import type { JobError } from '../../src/host/errors.ts'
 import { hostProgram } from '../../src/host/host-program.ts'
@@ -15,6 +16,7 @@ import { createKeyCache } from '../../src/secrets/key-cache.ts'
 import { type LoginKey, parsePrivateKey } from '../../src/secrets/private-key.ts'
 import { secretOf } from '../../src/secrets/secret.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
+import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool, PoolLimits, UseOptions } from '../../src/ssh/pool.ts'
 import type { Hop, Route } from '../../src/ssh/route.ts'
 import { createTransport } from '../../src/ssh/transport.ts'
@@ -48,7 +50,7 @@ export type HopOptions = { user?: string; known?: readonly string[]; port?: numb
 export const hopTo = (host: TestHost, { user = 'apono', known = host.hostKeys, port, key }: HopOptions = {}): Hop => ({
   server: { host: '127.0.0.1', port: port ?? host.port, user, addresses: [{ address: '127.0.0.1', family: 4 }] },
   key: { key: parseKey(key ?? host.connectorKey), version: 'v1' },
-  rules: { known, policy: 'pinned' },
+  rules: hostKeyRules({ host: '127.0.0.1', port: port ?? host.port, hostKeys: known }, 'pinned', null),
 })
 
 export const routeTo = (...hops: readonly [Hop, ...Hop[]]): Route => ({
@@ -125,6 +127,7 @@ export const startWorkbench = async (
     secrets: secretStores([fileStore({ directory })]),
     keys: createKeyCache(systemClock),
     pool,
+    hostKeys: hostKeySource(null, systemClock),
     hostProgram,
     deadlines: { ...DEADLINES, ...deadlines },
     now: () => Date.now(),
