@@ -71,6 +71,8 @@ interface Attempt {
   readonly rules: HostKeyRules
   readonly options: SshOptions
   readonly facts: ErrorFacts
+  /** Asked of the socket while it is open: one that was reset has forgotten it. */
+  readonly address: string | null
   /** Told when keys are agreed on and the server has proved its own. */
   readonly handshake: { readonly promise: Promise<void>; readonly resolve: () => void }
 }
@@ -257,7 +259,7 @@ const sessionOf = (attempt: Attempt): SshSession => {
     port: server.port,
     serverSoftware: progress.serverSoftware ?? '',
     hostKey: progress.presentedKey ?? '',
-    address: socket instanceof net.Socket ? (socket.remoteAddress?.split('%', 1)[0] ?? '') : null,
+    address: attempt.address,
     forward: forwarder(attempt, context),
     onClosed: (listener) => context.loss.onLost(listener),
     exec: (command, stdin, execOptions) => execOn(context, command, stdin, execOptions),
@@ -290,6 +292,7 @@ export const connectSsh = async (
     rules,
     options,
     facts,
+    address: socket instanceof net.Socket ? (socket.remoteAddress?.split('%', 1)[0] ?? '') : null,
     handshake: Promise.withResolvers<void>(),
   }
   try {
