@@ -5,7 +5,7 @@ import type { Clock } from '../observability/clock.ts'
 import type { Breakers } from './breaker.ts'
 import { createGate, createGates, type Gate } from './gate.ts'
 import { judgeHostKey } from './host-keys.ts'
-import type { Ramp } from './ramp.ts'
+import type { LoginOutcome, Ramp } from './ramp.ts'
 import type { RefusedKeys } from './refused-keys.ts'
 import { factsOf, type Hop, namesOf, placeOf, type Route } from './route.ts'
 import { connectSsh, type SshDeadlines, type SshSession } from './session.ts'
@@ -144,6 +144,16 @@ const isRefusedChannel = (error: unknown): boolean =>
 
 const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
 
+const NEVER_THERE: ReadonlySet<string> = new Set(['ssh_unreachable', 'ssh_penalised', 'jump_failed', 'jump_forbidden'])
+
+/** How a login went as sshd counts it. */
+const outcomeOf = (error: unknown): LoginOutcome => {
+  const code = error instanceof JobError ? error.code : ''
+  if (code === 'ssh_turned_away') return 'turned_away'
+  if (code === 'ssh_auth_failed') return 'key_refused'
+  return NEVER_THERE.has(code) ? 'unreachable' : 'left'
+}
+
 const called = (facts: ErrorFacts): JobError => new JobError('cancelled', 'called off while connecting', facts)
 
 export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
@@ -160,11 +170,9 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
 
   const logIn = async ({ hop, name }: Way, through: SshSession | null, options: UseOptions): Promise<SshSession> => {
     const { server } = hop
-    const left = await ramp.enter(
-      through === null ? (server.addresses[0]?.address ?? server.host) : name,
-      options.signal,
-    )
-    let how: 'logged_in' | 'turned_away' | 'failed' = 'failed'
+    const here = `${server.addresses[0]?.address ?? server.host} ${server.port}`
+    const left = await ramp.enter(through === null ? here : name, options.signal)
+    let how: LoginOutcome = 'unreachable'
     try {
       const session = await connect(server, hop.key.key, hop.rules, {
         clock,
@@ -176,7 +184,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       how = 'logged_in'
       return session
     } catch (error) {
-      if (isTurnedAway(error)) how = 'turned_away'
+      how = outcomeOf(error)
       throw error
     } finally {
       left(how)

@@ -24,7 +24,7 @@ export const createTransport = ({ clock, random, deadlines, limits, ramp, onCirc
       clock,
       deadlines,
       random: fraction,
-      ramp: createRamp(ramp),
+      ramp: createRamp(clock, ramp),
       breakers: createBreakers({ clock, random: fraction, ...(onCircuit ? { onChange: onCircuit } : {}) }),
       refusedKeys: createRefusedKeys(),
     },

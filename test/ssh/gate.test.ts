@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { createGate, createGates } from '../../src/ssh/gate.ts'
-import { createRamp } from '../../src/ssh/ramp.ts'
+import { createRamp, type LoginOutcome } from '../../src/ssh/ramp.ts'
+import { fakeClock } from '../connector/fake-clock.ts'
 
 const settled = () => new Promise((resolve) => setImmediate(resolve))
 
@@ -79,13 +80,13 @@ describe('a gate', () => {
 
 describe('the ramp', () => {
   const crowd = (ramp: ReturnType<typeof createRamp>, address: string, size: number) => {
-    const inside: ((how: 'logged_in' | 'turned_away' | 'failed') => void)[] = []
+    const inside: ((how: LoginOutcome) => void)[] = []
     for (let n = 0; n < size; n++) void ramp.enter(address).then((leave) => inside.push(leave))
     return inside
   }
 
   test('begins with few at an address, gets one more with each login, and never too many', async () => {
-    const inside = crowd(createRamp({ first: 2, most: 5 }), 'a', 60)
+    const inside = crowd(createRamp(fakeClock(), { first: 2, most: 5 }), 'a', 60)
     const seen: number[] = []
     for (let round = 0; round < 6; round++) {
       await settled()
@@ -96,20 +97,43 @@ describe('the ramp', () => {
   })
 
   test('halves where one is turned away, down to one', async () => {
-    const inside = crowd(createRamp({ first: 8 }), 'a', 60)
+    const inside = crowd(createRamp(fakeClock(), { first: 8 }), 'a', 60)
     const seen: number[] = []
     for (let round = 0; round < 5; round++) {
       await settled()
       seen.push(inside.length)
       const leaving = inside.splice(0)
       leaving.shift()?.('turned_away')
-      for (const leave of leaving) leave('failed')
+      for (const leave of leaving) leave('unreachable')
     }
     expect(seen).toEqual([8, 4, 2, 1, 1])
   })
 
+  test.each([
+    ['left', 1500],
+    ['key_refused', 5500],
+  ] as const)(
+    'after one that %s the next waits for %i ms, alone, and the others for their turn',
+    async (how, pause) => {
+      const clock = fakeClock()
+      const ramp = createRamp(clock, { first: 4 })
+      const inside = crowd(ramp, 'a', 20)
+      const elsewhere = crowd(ramp, 'b', 1)
+      await settled()
+      for (const leave of inside.splice(0, 2)) leave(how)
+      for (const leave of inside.splice(0)) leave('unreachable')
+      await clock.advance(2 * pause - 1)
+      expect([inside.length, elsewhere.length]).toEqual([0, 1])
+      await clock.advance(1)
+      expect(inside).toHaveLength(1)
+      inside.pop()?.('logged_in')
+      await settled()
+      expect(inside).toHaveLength(2)
+    },
+  )
+
   test('has room for so many in all, and none of it for who waits at a slow address', async () => {
-    const ramp = createRamp({ first: 2, inAll: 3 })
+    const ramp = createRamp(fakeClock(), { first: 2, inAll: 3 })
     const slow = crowd(ramp, 'slow', 10)
     await settled()
     const quick = crowd(ramp, 'quick', 2)

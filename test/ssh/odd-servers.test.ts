@@ -158,4 +158,33 @@ describe('a server that punishes (OpenSSH 10.0, PerSourcePenalties as it comes)'
     await expect.poll(failures).toBe(1)
     expect((await run(pooled(), routeTo(hopTo(fresh)), 'echo in')).stdout).toBe('in\n')
   })
+
+  const banned = async () => /Not allowed at this time|penalty: (?:exceeded|activ)/.test(await fresh.log())
+
+  test('jobs that are called off in the handshake, one after the other, do not get us banned', async () => {
+    const pool = pooled()
+    const until = performance.now() + 20_000
+    let jobs = 0
+    while (performance.now() < until) {
+      const called = new AbortController()
+      const job = failure(run(pool, routeTo(hopTo(fresh)), 'true', { signal: called.signal }))
+      setTimeout(() => called.abort(new Error('called off')), 15)
+      expect((await job).code).toBe('cancelled')
+      jobs++
+    }
+    expect(jobs).toBeGreaterThan(100)
+    expect((await run(pool, routeTo(hopTo(fresh)), 'echo in')).stdout).toBe('in\n')
+    expect(await banned()).toBe(false)
+  }, 60_000)
+
+  test('nor do jobs for a server that shows another key than the pinned one', async () => {
+    const pool = pooled()
+    const until = performance.now() + 20_000
+    while (performance.now() < until) {
+      const error = await failure(run(pool, routeTo(hopTo(fresh, { known: host.hostKeys })), 'true'))
+      expect(error.code).toBe('host_key_changed')
+    }
+    expect((await run(pool, routeTo(hopTo(fresh)), 'echo in')).stdout).toBe('in\n')
+    expect(await banned()).toBe(false)
+  }, 60_000)
 })
