@@ -41,6 +41,7 @@ places() {
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
   FLUSH=''                                # a folder to flush with the next
+  LOOKED=''                               # groups that `FOUND` tells of
   OWN=''                                  # folders that were found to be root's alone
   CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS='' WAITS=0 OVERTAKEN=''
 }
@@ -125,10 +126,11 @@ need_account() {
 # a,b,c -> LIST='a b c'. Names hold no blank, so the list may be split by the shell; `set -f` keeps it from globbing.
 # shellcheck disable=SC2086  # is to be split
 split_groups() { IFS=,; set -- $1; unset IFS; LIST="$*"; }
-# WORD LIST...: is the word among the others?
+# WORD LIST...: is the word among the others? Only what cannot be two of them, or a pattern.
 among() {
+  case $1 in '' | *[!A-Za-z0-9._-]*) return 1 ;; esac
   needle=$1; shift
-  for word in "$@"; do [ "$word" = "$needle" ] && return 0; done
+  case " $* " in *" $needle "*) return 0 ;; esac
   return 1
 }
 
@@ -187,16 +189,16 @@ read_text() {
   TEXT=${TEXT%"$NL"}
 }
 
-# FILE MODE TEXT: readers see the old file or the new one, and the new one survives a power cut.
+# FILE MODE TEXT, mode 600 or 644: readers see the old file or the new one, and the new one survives a power cut.
 replace_file() {
   # A name with a dot in front: nothing that reads the folder takes it for a record, a trust line or a setting.
   new=${1%/*}/.new.${1##*/}
   { [ ! -e "$new" ] && [ ! -L "$new" ]; } || rm -f "$new"
-  umask 077
+  [ "$2" != 600 ] || umask 077
   printf '%s\n' "$3" >"$new"
   written=$?
   umask 022
-  [ "$written" = 0 ] && { [ "$2" = 600 ] || chmod "$2" "$new"; } &&
+  [ "$written" = 0 ] &&
     flush "$new" && mv -f "$new" "$1" && flush ${FLUSH:+"$FLUSH"} "${1%/*}" && { FLUSH=''; return; }
   rm -f "$new"
   return 1
@@ -465,6 +467,7 @@ in_group() {
 
 # NAME...: in FOUND, which of these groups are local, and with a + in front those that the login is in, as in_group says.
 look_for_groups() {
+  LOOKED=" $*"
   FOUND=$(awk -F: -v names="$*" -v login="$P_login" -v gid="${A_gid:-none}" '
     BEGIN { n = split(names, m, " "); while (n) wanted[m[n--]]; printf " " }
     $1 in wanted { printf "%s ", $1; if ($3 == gid || index("," $4 ",", "," login ",")) printf "+%s ", $1 }
@@ -542,7 +545,9 @@ includes_dropins() {
 
 # KEYWORD: what stands for it in `settings`, the output of sshd -T, in SAID. Some keywords have a line for each word.
 sshd_says() {
-  SAID='' IFS=$NL
+  SAID=''
+  case $NL$settings in *"$NL$1 "*) ;; *) return ;; esac
+  IFS=$NL
   for line in $settings; do case $line in "$1 "*) SAID=$SAID${SAID:+ }${line#* } ;; esac; done
   unset IFS
 }
@@ -658,7 +663,8 @@ preflight() {
   mode=${L_trust_mode:-$P_trust}
   [ "$mode" = root_file ] || can_become || fail tool_missing setpriv
   [ "$mode" = home ] || have sshd || fail tool_missing sshd
-  [ "$mode" = home ] || includes_dropins || fail trust_not_effective "sshd_config does not include $DROPINS"
+  # Where sshd was told, whether it still reads it is seen by `check_access`.
+  [ "$mode" = home ] || [ -e "$STATE/sshd-told" ] || includes_dropins || fail trust_not_effective "sshd_config does not include $DROPINS"
   split_groups "$P_groups"
   # shellcheck disable=SC2086  # names
   [ -z "$LIST" ] || look_for_groups $LIST
@@ -731,7 +737,7 @@ make_login() {
     fi
   fi
   attempts=0
-  until find_account "$P_login"; do
+  until [ -n "$A_uid" ] || find_account "$P_login"; do
     attempts=$((attempts + 1))
     # An admin's useradd takes the number after the highest as well, perhaps a moment before ours.
     { [ -n "$L_uid" ] && ! uid_taken; } || { pick_uid; echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"; write_login; }
@@ -803,7 +809,7 @@ settle_groups() {
   fi
   for group in $SURPLUS; do leave_group "$group" "$P_login" || settled=1; done
   # shellcheck disable=SC2086  # names
-  [ -z "$WANTED" ] || look_for_groups $WANTED
+  [ -z "$WANTED" ] || [ "$WANTED.$SURPLUS" = "$LOOKED." ] || look_for_groups $WANTED
   for group in $WANTED; do
     case $FOUND in
       *" +$group "*) ;;
