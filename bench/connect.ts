@@ -1,5 +1,5 @@
 import { systemClock } from '../src/observability/clock.ts'
-import { parsePrivateKey } from '../src/secrets/private-key.ts'
+import { openPrivateKey } from '../src/secrets/private-key.ts'
 import { secretOf } from '../src/secrets/secret.ts'
 import { hostKeyRules } from '../src/ssh/host-keys.ts'
 import { connectSsh, type SshSession } from '../src/ssh/session.ts'
@@ -14,11 +14,13 @@ export const DEADLINES = {
   keepaliveMs: 2500,
 }
 
+const neverEncrypted = { open: () => Promise.reject(new Error('encrypted')) }
+
 /** The product's own connection to a test host, host keys pinned. */
-export const connect = (host: TestHost): Promise<SshSession> =>
-  connectSsh(
+export const connect = async (host: TestHost): Promise<SshSession> =>
+  await connectSsh(
     { host: host.address, port: host.port, user: host.user, addresses: [{ address: host.address, family: 4 }] },
-    parsePrivateKey({ privateKey: secretOf(host.connectorKey) }),
+    await openPrivateKey({ privateKey: secretOf(host.connectorKey) }, neverEncrypted),
     hostKeyRules({ host: host.address, port: host.port, hostKeys: host.hostKeys }, 'pinned', null),
     { clock: systemClock, deadlines: DEADLINES },
   )

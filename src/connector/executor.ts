@@ -68,7 +68,7 @@ const readKey = async ({ lease, deps }: Run, reference: SecretReference): Promis
     onAbort: () => new JobError('cancelled', 'called off while reading the secret'),
   })
   try {
-    const key = deps.keys.open(reference, material)
+    const key = await deps.keys.open(reference, material, lease.signal)
     return { key, version: `${referenceName(reference)} ${material.version}` }
   } finally {
     disposeMaterial(material)

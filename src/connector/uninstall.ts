@@ -5,7 +5,8 @@ import type { Clock } from '../observability/clock.ts'
 import { Policy, SecretReference, Server } from '../protocol/integration.ts'
 import type { InspectJob } from '../protocol/job.ts'
 import { fileStore } from '../secrets/file.ts'
-import { type LoginKey, parsePrivateKey } from '../secrets/private-key.ts'
+import { keySource } from '../secrets/key-cache.ts'
+import type { LoginKey } from '../secrets/private-key.ts'
 import { disposeMaterial } from '../secrets/secret-store.ts'
 import { secretStores } from '../secrets/stores.ts'
 import { createTransport } from '../ssh/transport.ts'
@@ -84,10 +85,12 @@ const asJob = ({ server, secretStore, policy }: ServerFile): InspectJob => ({
 const readKey = async (file: ServerFile, deps: UninstallDeps): Promise<LoginKey> => {
   const stores = secretStores([fileStore({ directory: deps.secretDirectory })])
   const material = await stores.read(file.secretStore, {})
+  const keys = keySource(deps.clock)
   try {
-    return parsePrivateKey(material)
+    return await keys.open(material)
   } finally {
     disposeMaterial(material)
+    keys.dispose()
   }
 }
 

@@ -74,7 +74,7 @@ export const errorTable = {
   secret_malformed: {
     retryable: true,
     fixedBy: 'connector admin',
-    seen: 'the secret is not a JSON object with a base64 private key',
+    seen: 'the secret is not a JSON object with a base64 private key, or the key cannot be opened',
     hint: (facts) =>
       facts.detail ??
       'Store {"base64_private_key": "..."}; its value is the output of: cat /PATH-TO-KEY/key.pem | base64',

@@ -13,8 +13,7 @@ import { systemClock } from '../../src/observability/clock.ts'
 import { JobHead } from '../../src/protocol/job.ts'
 import { JobFailure } from '../../src/protocol/results.ts'
 import { fileStore } from '../../src/secrets/file.ts'
-import { createKeyCache } from '../../src/secrets/key-cache.ts'
-import { parsePrivateKey } from '../../src/secrets/private-key.ts'
+import { createKeyCache, keySource } from '../../src/secrets/key-cache.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
 import type { HostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool } from '../../src/ssh/pool.ts'
@@ -226,9 +225,13 @@ describe('the executor', () => {
 
   test('opens a key once for all jobs that use it', async () => {
     let opened = 0
-    const keys = createKeyCache(timeless, (material) => {
-      opened++
-      return parsePrivateKey(material)
+    const source = keySource(timeless)
+    const keys = createKeyCache(timeless, {
+      ...source,
+      open: (material) => {
+        opened++
+        return source.open(material)
+      },
     })
     const both = await Promise.all([1, 2].map(() => run({}, [REPLY], undefined, undefined, keys)))
     expect(both.map(({ outcome }) => outcome.outcome)).toEqual(['succeeded', 'succeeded'])

@@ -1,189 +1,214 @@
-import { execFileSync } from 'node:child_process'
-import { generateKeyPairSync } from 'node:crypto'
-import { copyFileSync, readFileSync } from 'node:fs'
-import path from 'node:path'
-import fc from 'fast-check'
+import { createHmac, createPrivateKey, generateKeyPairSync, randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { JobError } from '../../src/host/errors.ts'
-import { parsePrivateKey } from '../../src/secrets/private-key.ts'
-import { secretOf } from '../../src/secrets/secret.ts'
-import { scratchDirectory } from '../hosts/scratch.ts'
+import { sshString } from '../../src/protocol/ssh-wire.ts'
+import {
+  BENT,
+  BENT_ARMOUR,
+  b64,
+  expectToBe,
+  failure,
+  fileOf,
+  type KnownKey,
+  keyFile,
+  makeKey,
+  open,
+  otherText,
+  puttyKeys,
+  puttyText,
+  TYPES,
+} from './login-keys.ts'
 
-// Keys by the real ssh-keygen, in every format that it and OpenSSL write, bent the way people bend them.
+// Keys in the clear: every format, bent the way people bend them, and proved to be usable.
 
-const TYPES = ['ed25519', 'ecdsa256', 'ecdsa384', 'ecdsa521', 'rsa'] as const
-type Type = (typeof TYPES)[number]
-const FORMATS = ['RFC4716', 'PEM', 'PKCS8'] as const
-const PASSPHRASE = 'open sesame'
-
-const directory = scratchDirectory()
-const keys = new Map<string, { text: string; publicLine: string; fingerprint: string }>()
-const sshKeygen = (...args: string[]): string => execFileSync('ssh-keygen', args, { encoding: 'utf8', stdio: 'pipe' })
-
-const make = (type: Type): string => {
-  const file = path.join(directory, type)
-  const [, name = type, bits] = /^([a-z]+?)(\d{3})?$/.exec(type === 'ed25519' ? '' : type) ?? []
-  sshKeygen('-q', '-t', name, ...(bits ? ['-b', bits] : []), '-N', '', '-C', '', '-f', file)
-  return file
-}
-
-const keep = (name: string, file: string, publicFile: string): void => {
-  const publicLine = readFileSync(publicFile, 'utf8').trim().split(' ').slice(0, 2).join(' ')
-  const fingerprint = sshKeygen('-l', '-f', publicFile).split(' ')[1] ?? ''
-  keys.set(name, { text: readFileSync(file, 'utf8'), publicLine, fingerprint })
-}
-
-const variant = (original: string, name: string, format: string, passphrase: string): void => {
-  const file = path.join(directory, name)
-  copyFileSync(original, file)
-  sshKeygen('-q', '-p', '-a', '1', '-P', '', '-N', passphrase, '-m', format, '-f', file)
-  keep(name, file, `${original}.pub`)
-}
-
-beforeAll(() => {
-  for (const type of TYPES) {
-    const file = make(type)
-    for (const format of FORMATS) {
-      // ssh-keygen writes ed25519 in its own format whatever it is told; PKCS#8 of it is made by OpenSSL below.
-      if (type === 'ed25519' && format !== 'RFC4716') continue
-      variant(file, `${type} ${format}`, format, '')
-      variant(file, `${type} ${format} encrypted`, format, PASSPHRASE)
-    }
-  }
-}, 60_000)
-
-const key = (name: string) => {
+const keys = new Map<string, KnownKey>()
+const key = (name: string): KnownKey => {
   const found = keys.get(name)
   if (found === undefined) throw new Error(`no key ${name}`)
   return found
 }
 
-const parse = (text: string, passphrase?: string) =>
-  parsePrivateKey({
-    privateKey: secretOf(text),
-    ...(passphrase === undefined ? {} : { passphrase: secretOf(passphrase) }),
-  })
+const SSH_KEYGEN_FORMATS = ['RFC4716', 'PEM', 'PKCS8'] as const
+const names = [
+  ...TYPES.flatMap((type) => SSH_KEYGEN_FORMATS.map((format) => `${type} ${format}`)).filter(
+    // ssh-keygen writes Ed25519 in its own format whatever it is told; node:crypto makes the PKCS#8 of it.
+    (name) => name !== 'ed25519 PEM',
+  ),
+]
+const putty = puttyKeys().filter(([name]) => !name.includes('encrypted'))
 
-const failure = (text: string, passphrase?: string): JobError => {
-  try {
-    parse(text, passphrase)
-  } catch (error) {
-    if (error instanceof JobError) return error
-    throw error
+/** From the seed in the OpenSSH file, by hand: the last 64 bytes before comment and padding. */
+const ed25519Pkcs8 = (text: string): string => {
+  const bytes = Buffer.from(text.replaceAll(/-----.*-----|\n/g, ''), 'base64')
+  const at = bytes.lastIndexOf(Buffer.from([0, 0, 0, 64])) + 4
+  const der = Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), bytes.subarray(at, at + 32)])
+  return createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })
+    .export({ type: 'pkcs8', format: 'pem' })
+    .toString()
+}
+
+/** As PuTTY before 0.75 wrote it, whose Ed25519 seeds were numbers. */
+const withShortSeed = (ppk: string): string => {
+  const blob = (name: string): Buffer =>
+    Buffer.from(new RegExp(`${name}-Lines: \\d\n([A-Za-z0-9+/=\n]+)\n`).exec(ppk)?.[1] ?? '', 'base64')
+  const secret = blob('Private')
+  expect(secret.subarray(-2)).toEqual(Buffer.alloc(2))
+  const short = sshString(secret.subarray(4, -2))
+  const comment = /Comment: (.*)/.exec(ppk)?.[1] ?? ''
+  const covered = ['ssh-ed25519', 'none', comment, blob('Public'), short].map(sshString)
+  const mac = createHmac('sha256', '').update(Buffer.concat(covered)).digest('hex')
+  return ppk.replace(/Private-Lines[\s\S]*/, `Private-Lines: 1\n${short.toString('base64')}\nPrivate-MAC: ${mac}\n`)
+}
+
+beforeAll(() => {
+  for (const type of TYPES) {
+    makeKey(type)
+    for (const format of SSH_KEYGEN_FORMATS) {
+      if (type !== 'ed25519' || format === 'RFC4716') {
+        keys.set(`${type} ${format}`, keyFile(type, `${type} ${format}`, '-N', '', '-m', format))
+      }
+    }
   }
-  throw new Error('was accepted')
-}
+  keys.set('ed25519 PKCS8', otherText('ed25519', ed25519Pkcs8(readFileSync(fileOf('ed25519'), 'utf8'))))
+}, 60_000)
 
-const b64 = (text: string): string => Buffer.from(text).toString('base64')
-const names = TYPES.flatMap((type) =>
-  FORMATS.filter((format) => type !== 'ed25519' || format === 'RFC4716').map((format) => `${type} ${format}`),
-)
-
-const BENT: Record<string, (text: string) => string> = {
-  'as it is': (text) => text,
-  base64: b64,
-  'base64 -w 76': (text) => b64(text).replace(/.{76}/g, '$&\n'),
-  'base64, CRLF every 64': (text) => b64(text).replace(/.{64}/g, '$&\r\n'),
-  'base64 with spaces': (text) => b64(text).replace(/.{60}/g, '$& '),
-  'base64 in quotes': (text) => `"${b64(text)}"\n`,
-  'base64 twice': (text) => b64(b64(text)),
-  'base64 of CRLF': (text) => b64(text.replaceAll('\n', '\r\n')),
-  CRLF: (text) => text.replaceAll('\n', '\r\n'),
-  'CR only': (text) => text.replaceAll('\n', '\r'),
-  'byte order mark': (text) => `\uFEFF${text}`,
-  indented: (text) => text.replaceAll(/^/gm, '    '),
-  'trailing spaces': (text) => text.replaceAll('\n', '   \n'),
-  'literal \\n': (text) => text.replaceAll('\n', '\\n'),
-  'newlines turned to spaces': (text) => text.replaceAll('\n', ' '),
-  'no line break at the end': (text) => text.trimEnd(),
-  'text before and after': (text) => `Bag Attributes\n  friendlyName: x\n${text}\nbye\n`,
-  'base64 of UTF-16': (text) => Buffer.from(`\uFEFF${text}`, 'utf16le').toString('base64'),
-}
-
-describe('private keys', () => {
-  describe.each(Object.entries(BENT))('%s', (_name, bend) => {
-    test.each(names)('%s', (name) => {
-      const { text, publicLine, fingerprint } = key(name)
-      expect(parse(bend(text))).toMatchObject({ publicLine, fingerprint })
+describe('private keys in the clear', () => {
+  describe.each(Object.entries({ ...BENT, ...BENT_ARMOUR }))('%s', (_name, bend) => {
+    test.each(names)('%s', async (name) => {
+      expectToBe(await open(bend(key(name).text)), key(name))
     })
   })
 
-  test.each(names)('%s, encrypted: needs its passphrase, and the right one', (name) => {
-    const { text, publicLine } = key(`${name} encrypted`)
-    expect(parse(b64(text), PASSPHRASE).publicLine).toBe(publicLine)
-    expect(parse(text.replaceAll('\n', ' '), PASSPHRASE).publicLine).toBe(publicLine)
-    expect(failure(text, 'wrong')).toMatchObject({
-      code: 'secret_malformed',
-      message: 'the passphrase does not open the private key',
+  describe.each(Object.entries(BENT))('PuTTY, %s', (_name, bend) => {
+    // Its literal \n is part of a comment here, and what bends line breaks makes it ambiguous.
+    test.each(putty.filter(([name]) => !name.includes('backslash')))('%s', async (_file, ppk) => {
+      expectToBe(await open(bend(ppk.text)), ppk)
     })
-    expect(failure(text).hint).toContain('ssh-keygen -p -m PEM')
   })
 
-  test('Ed25519 in PKCS#8, as OpenSSL writes it', () => {
-    const { privateKey } = generateKeyPairSync('ed25519')
-    expect(parse(b64(privateKey.export({ type: 'pkcs8', format: 'pem' }).toString())).type).toBe('ssh-ed25519')
+  test('a PuTTY key whose comment looks like an escaped line break', async () => {
+    const [, ppk] = putty.find(([name]) => name.includes('backslash')) ?? []
+    if (ppk === undefined) throw new Error('no such fixture')
+    const bent = [ppk.text, b64(ppk.text), ppk.text.replaceAll('\n', '\r\n'), ppk.text.replaceAll('\n', '\r')]
+    for (const text of bent) expectToBe(await open(text), ppk)
   })
 
-  test('an OpenSSH key without its BEGIN and END lines', () => {
-    const { text, publicLine } = key('ed25519 RFC4716')
-    expect(parse(text.replaceAll(/-----.*-----\n/g, '')).publicLine).toBe(publicLine)
+  test('a PuTTY key whose comment is not in UTF-8', async () => {
+    const [, ppk] = putty.find(([name]) => name.includes('latin1')) ?? []
+    if (ppk === undefined) throw new Error('no such fixture')
+    expectToBe(await open(Buffer.from(ppk.text, 'latin1').toString('base64')), ppk)
+  })
+
+  test('a PuTTY key whose seed is written without the zeros at its end', async () => {
+    const [, ppk] = putty.find(([name]) => name.startsWith('zeros')) ?? []
+    if (ppk === undefined) throw new Error('no such fixture')
+    expectToBe(await open(withShortSeed(ppk.text)), ppk)
+  })
+
+  test('a passphrase that nothing needs is left alone', async () => {
+    expectToBe(await open(key('rsa PEM').text, 'whatever'), key('rsa PEM'))
+  })
+
+  test('a certificate in the same file does not hide the key', async () => {
+    const { text } = key('rsa PKCS8')
+    expectToBe(await open(`-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n${text}`), key('rsa PKCS8'))
   })
 })
 
+const pem = (pair: { privateKey: { export(options: { type: 'pkcs8'; format: 'pem' }): string | Buffer } }): string =>
+  pair.privateKey.export({ type: 'pkcs8', format: 'pem' }).toString()
+
+const flipped = (text: string, at: number): string => {
+  const [begin = '', ...lines] = text.trimEnd().split('\n')
+  const end = lines.pop() ?? ''
+  const bytes = Buffer.from(lines.join(''), 'base64')
+  bytes.writeUInt8((bytes.at(at) ?? 0) ^ 1, at < 0 ? bytes.length + at : at)
+  return `${begin}\n${bytes.toString('base64')}\n${end}\n`
+}
+
 describe('what is not a usable private key', () => {
-  const PPK = 'PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n'
-  const wrong: [string, () => string, string][] = [
-    ['a public key', () => key('rsa PEM').publicLine, 'holds a public key'],
-    ['a public key in base64', () => b64(`${key('rsa PEM').publicLine} me@here`), 'holds a public key'],
-    ['a certificate', () => 'ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1l', 'holds a certificate'],
+  const wrong: [string, () => string, string, string][] = [
+    ['a public key', () => key('rsa PEM').publicLine, 'holds a public key', 'base64'],
+    ['a public key in base64', () => b64(`${key('rsa PEM').publicLine} me@here`), 'holds a public key', 'base64'],
+    ['a certificate', () => 'ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1l', 'holds a certificate', 'base64'],
     [
       'an X.509 certificate',
       () => b64('-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----'),
       'holds a certificate',
+      'base64',
     ],
-    ['a PuTTY key', () => b64(PPK), 'PuTTY key'],
-    ['half a key', () => key('rsa PEM').text.slice(0, 500), 'cut off'],
-    ['a damaged body', () => key('rsa PEM').text.replace(/\n.{64}\n/, '\nAAAA\n'), 'cannot be read'],
-    ['words', () => 'please ask Dave', 'no private key'],
-    ['random base64', () => b64('x'.repeat(500)), 'no private key'],
-    ['nothing', () => '\n', 'no private key'],
     [
-      'an Ed448 key',
-      () => generateKeyPairSync('ed448').privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(),
-      'ed448',
+      'a public key in DER',
+      () => b64(generateKeyPairSync('ed25519').publicKey.export({ type: 'spki', format: 'der' })),
+      'holds a public key',
+      'base64',
+    ],
+    ['half a PEM key', () => key('rsa PEM').text.slice(0, 500), 'PKCS#1, BEGIN RSA PRIVATE KEY) is cut off', 'base64'],
+    ['half an OpenSSH key', () => key('rsa RFC4716').text.slice(0, 500), 'OpenSSH) is cut off', 'base64'],
+    ['half a PuTTY key', () => puttyText('rsa-v3.ppk').slice(0, 500), 'PuTTY, .ppk) is cut off', 'base64'],
+    ['a damaged body', () => key('rsa PEM').text.replace(/\n.{64}\n/, '\nAAAA\n'), 'damaged', 'base64'],
+    ['a flipped bit in OpenSSH Ed25519', () => flipped(key('ed25519 RFC4716').text, 170), 'damaged', 'ssh-keygen -p'],
+    ['a flipped bit in OpenSSH RSA', () => flipped(key('rsa RFC4716').text, -100), 'damaged', 'ssh-keygen -p'],
+    ['a flipped bit in PKCS#1', () => flipped(key('rsa PEM').text, -100), 'damaged', 'ssh-keygen -p'],
+    ['a flipped bit in SEC1', () => flipped(key('ecdsa256 PEM').text, 20), 'damaged', 'ssh-keygen -p'],
+    ['a flipped bit in PKCS#8', () => flipped(key('ecdsa384 PKCS8').text, -20), 'damaged', 'openssl pkey'],
+    [
+      'a PuTTY key with another comment',
+      () => puttyText('ed25519-v3.ppk').replace('test only', 'test onlx'),
+      'PuTTY, .ppk) cannot be read: it is damaged',
+      'puttygen key.ppk',
+    ],
+    [
+      'a PuTTY key with another key inside',
+      () => puttyText('ed25519-v2.ppk').replace(/(Private-Lines: 1\n.{20})./, '$1/'),
+      'damaged',
+      'puttygen',
+    ],
+    [
+      'a PuTTY key of version 1',
+      () => puttyText('ed25519-v2.ppk').replace('File-2', 'File-1'),
+      'version that is not supported',
+      'puttygen',
+    ],
+    ['a DSA key by PuTTY', () => puttyText('dsa-v3.ppk'), 'type DSA', 'ssh-keygen -t ed25519'],
+    [
+      'a key in the format of ssh.com',
+      () => '---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nP2/56wAAAi8=\n---- END SSH2 ENCRYPTED PRIVATE KEY ----',
+      'format of ssh.com',
+      'puttygen key -O private-openssh',
+    ],
+    ['a PGP key', () => '-----BEGIN PGP PRIVATE KEY BLOCK-----\nlFgE\n', 'a PGP key', 'ssh-keygen'],
+    ['a JSON Web Key', () => '{"kty":"OKP","crv":"Ed25519","d":"x"}', 'JSON Web Key', 'PEM'],
+    [
+      'a PKCS#12 file',
+      () => b64(Buffer.from(`3013020103300606012a0401003006${'06012a040100'}`, 'hex')),
+      'PKCS#12',
+      'openssl pkcs12',
+    ],
+    ['words', () => 'please ask Dave', 'no private key', 'base64'],
+    ['random base64', () => b64('x'.repeat(500)), 'no private key', 'base64'],
+    ['random bytes', () => b64(randomBytes(500).fill(0x85, 0, 1)), 'no private key', 'base64'],
+    ['nothing', () => '\n', 'no private key', 'base64'],
+    ['base64 of nothing but base64', () => b64(b64(b64(b64(b64('x'))))), 'no private key', 'base64'],
+    ['far too much', () => 'A'.repeat(70_000), 'larger than any', 'base64'],
+    ['an Ed448 key', () => pem(generateKeyPairSync('ed448')), 'ed448', 'ssh-keygen -t ed25519'],
+    [
+      'a DSA key',
+      () => pem(generateKeyPairSync('dsa', { modulusLength: 1024, divisorLength: 160 })),
+      'type dsa',
+      'ssh-keygen -t ed25519',
     ],
     [
       'a curve that SSH does not know',
-      () =>
-        generateKeyPairSync('ec', { namedCurve: 'secp256k1' })
-          .privateKey.export({ type: 'pkcs8', format: 'pem' })
-          .toString(),
-      'cannot be used for SSH',
+      () => pem(generateKeyPairSync('ec', { namedCurve: 'secp256k1' })),
+      'another curve than P-256',
+      'ssh-keygen -t ed25519',
     ],
   ]
-  test.each(wrong)('%s', (_name, text, message) => {
-    const error = failure(text())
+  test.each(wrong)('%s', async (_name, text, message, hint) => {
+    const error = await failure(text())
     expect(error.code).toBe('secret_malformed')
     expect(error.message).toContain(message)
-  })
-
-  test('whatever it is, it fails as secret_malformed and is never quoted', () => {
-    const pieces = fc.oneof(
-      fc.base64String({ minLength: 8 }),
-      fc.string({ minLength: 8 }),
-      fc.constant('-----BEGIN OPENSSH PRIVATE KEY-----\n'),
-      fc.constant('-----END OPENSSH PRIVATE KEY-----\n'),
-      fc.constant('-----BEGIN RSA PRIVATE KEY-----\n'),
-      fc.constant('-----END RSA PRIVATE KEY-----\n'),
-    )
-    fc.assert(
-      fc.property(fc.array(pieces, { maxLength: 5 }), (parts) => {
-        const error = failure(parts.join(''), 'passphrase')
-        expect(error.code).toBe('secret_malformed')
-        for (const part of parts.filter((text) => !text.startsWith('-----') && text.trim().length >= 8)) {
-          expect(`${error.message}${error.hint}${String(error.cause)}`).not.toContain(part)
-        }
-      }),
-    )
+    expect(error.hint).toContain(hint)
   })
 })

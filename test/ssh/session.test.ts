@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
-import { type LoginKey, parsePrivateKey } from '../../src/secrets/private-key.ts'
+import { type LoginKey, openPrivateKey } from '../../src/secrets/private-key.ts'
 import { secretOf } from '../../src/secrets/secret.ts'
 import type { HostKeyRules } from '../../src/ssh/host-keys.ts'
 import { connectSsh, type SshOptions, type SshSession } from '../../src/ssh/session.ts'
@@ -28,7 +28,9 @@ const DEADLINES = {
 
 let host: TestHost
 let key: LoginKey
-const parse = (privateKey: string): LoginKey => parsePrivateKey({ privateKey: secretOf(privateKey) })
+const neverEncrypted = { open: () => Promise.reject(new Error('encrypted')) }
+const parse = (privateKey: string): Promise<LoginKey> =>
+  openPrivateKey({ privateKey: secretOf(privateKey) }, neverEncrypted)
 
 // One account for each kind of trouble, all with the connector's key.
 const ACCOUNTS = `
@@ -58,7 +60,7 @@ END
 
 beforeAll(async () => {
   host = await startHost({ setup: ACCOUNTS })
-  key = parse(host.connectorKey)
+  key = await parse(host.connectorKey)
 }, 120_000)
 afterAll(() => host?.stop())
 
@@ -223,7 +225,7 @@ describe('a refused login', () => {
   })
 
   test('names user, host and key', async () => {
-    const other = parse((await keygen()).privateKey)
+    const other = await parse((await keygen()).privateKey)
     const error = await failure(connect({ key: other, user: 'apono' }))
     expect(error.code).toBe('ssh_auth_failed')
     expect(error.retryable).toBe(false)
@@ -299,7 +301,9 @@ describe('a refused login', () => {
   test('RSA keys sign with SHA-2', async () => {
     const rsa = await keygen(undefined, 'rsa')
     await host.exec(`echo '${rsa.publicKey}' >> ~apono/.ssh/authorized_keys`)
-    await using(async (session) => expect(session.user).toBe('apono'), { key: parse(rsa.privateKey) })
+    await using(async (session) => expect(session.user).toBe('apono'), {
+      key: await parse(rsa.privateKey),
+    })
   })
 })
 

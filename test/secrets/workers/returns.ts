@@ -1,0 +1,2 @@
+/** Ends as if all were well, without an answer. */
+export {}
