@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { systemClock } from '../src/observability/clock.ts'
-import { type LoginKey, parsePrivateKey } from '../src/secrets/private-key.ts'
-import { secretOf } from '../src/secrets/secret.ts'
+import type { LoginKey } from '../src/secrets/private-key.ts'
 import { hostKeyRules } from '../src/ssh/host-keys.ts'
 import type { Pool } from '../src/ssh/pool.ts'
 import type { Route } from '../src/ssh/route.ts'
 import { createTransport } from '../src/ssh/transport.ts'
 import type { TestHost } from '../test/hosts/hosts.ts'
+import { plainKey } from '../test/ssh/plain-key.ts'
 import { DEADLINES } from './connect.ts'
 
 /** The product's own pool, as a connector has it. */
@@ -17,7 +17,7 @@ export type Target = Pick<TestHost, 'address' | 'port' | 'hostKeys' | 'connector
 /** The key is opened once for all, as a connector's cache has it. */
 const keys = new Map<string, LoginKey>()
 const keyOf = (text: string): LoginKey => {
-  const key = keys.get(text) ?? parsePrivateKey({ privateKey: secretOf(text) })
+  const key = keys.get(text) ?? plainKey(text)
   keys.set(text, key)
   return key
 }

@@ -26,7 +26,8 @@ const toParsed = (opened: Buffer, format: KeyFormat): ParsedKey => {
   return parsed
 }
 
-const describe = (parsed: ParsedKey): LoginKey => {
+/** What ssh2 has read, with its names. */
+export const loginKeyOf = (parsed: ParsedKey): LoginKey => {
   const blob = parsed.getPublicSSH()
   const digest = createHash('sha256').update(blob).digest('base64').slice(0, 43)
   return {
@@ -60,7 +61,7 @@ export const openPrivateKey = async (material: KeyMaterial, opener: Pick<KeyOpen
   let opened: Buffer | undefined
   try {
     opened = key.encrypted ? await openEncrypted(key, material, opener) : openKey(key, undefined)
-    return describe(toParsed(opened, key.format))
+    return loginKeyOf(toParsed(opened, key.format))
   } finally {
     key.bytes.fill(0)
     opened?.fill(0)

@@ -4,14 +4,14 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
-import { type LoginKey, parsePrivateKey } from '../../src/secrets/private-key.ts'
-import { secretOf } from '../../src/secrets/secret.ts'
+import type { LoginKey } from '../../src/secrets/private-key.ts'
 import { type HostKeyRules, hostKeyRules } from '../../src/ssh/host-keys.ts'
 import { parseKnownHosts } from '../../src/ssh/known-hosts.ts'
 import { connectSsh } from '../../src/ssh/session.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { keygen, sshLogin } from '../hosts/openssh.ts'
 import { scratchDirectory } from '../hosts/scratch.ts'
+import { plainKey } from './plain-key.ts'
 
 // A real server with an ed25519 and an ECDSA key, and the same known_hosts given to us and to OpenSSH's own client.
 
@@ -32,7 +32,7 @@ let [ed, ecdsa, other, authority] = ['', '', '', '']
 
 beforeAll(async () => {
   host = await startHost({})
-  key = parsePrivateKey({ privateKey: secretOf(host.connectorKey) })
+  key = plainKey(host.connectorKey)
   const { stdout } = await host.exec('cut -d " " -f 1-2 /etc/ssh/ssh_host_*_key.pub')
   ed = stdout.split('\n').find((line) => line.startsWith('ssh-ed25519 ')) ?? ''
   ecdsa = stdout.split('\n').find((line) => line.startsWith('ecdsa-')) ?? ''

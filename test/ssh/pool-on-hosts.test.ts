@@ -3,8 +3,6 @@ import net from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
-import { type LoginKey, parsePrivateKey } from '../../src/secrets/private-key.ts'
-import { secretOf } from '../../src/secrets/secret.ts'
 import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool, UseOptions } from '../../src/ssh/pool.ts'
 import type { RampOptions } from '../../src/ssh/ramp.ts'
@@ -13,6 +11,7 @@ import { createTransport } from '../../src/ssh/transport.ts'
 import { runCommand } from '../hosts/command.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { type KeyPair, keygen } from '../hosts/openssh.ts'
+import { plainKey } from './plain-key.ts'
 
 // The pool between real servers: how many connections there are is read from sshd.
 
@@ -29,7 +28,6 @@ let jump: TestHost
 let inner: TestHost
 let other: KeyPair
 const addresses = new Map<string, string>()
-const parse = (privateKey: string): LoginKey => parsePrivateKey({ privateKey: secretOf(privateKey) })
 const addressOf = async (host: TestHost) => {
   const { stdout } = await runCommand('docker', [
     'inspect',
@@ -93,7 +91,7 @@ const hopTo = (
     user: more.user ?? 'apono',
     addresses: more.behind === true ? [] : [{ address: '127.0.0.1', family: 4 }],
   },
-  key: { key: parse(host.connectorKey), version: 'v1' },
+  key: { key: plainKey(host.connectorKey), version: 'v1' },
   rules: hostKeyRules({ host: '', port: 22, hostKeys: more.known ?? host.hostKeys }, 'pinned', null),
 })
 const through = (...hops: Hop[]): Route => ({ jumps: hops.slice(0, -1), target: hops.at(-1) as Hop })
@@ -168,14 +166,14 @@ describe('one server', () => {
       (await inner.log()).split('\n').filter((line) => /Disconnected from authenticating user apono/.test(line)).length
     await withPool(async (pool) => {
       const before = await refusals()
-      const wrong = { ...hopTo(inner), key: { key: parse(jump.connectorKey), version: 'v1' } }
+      const wrong = { ...hopTo(inner), key: { key: plainKey(jump.connectorKey), version: 'v1' } }
       for (let round = 0; round < 3; round++) {
         const error = await failure(run(pool, through(wrong), 'true'))
         expect(error.code).toBe('ssh_auth_failed')
         for (const part of ['127.0.0.1', 'apono', wrong.key.key.fingerprint]) expect(error.hint).toContain(part)
       }
       await expect.poll(refusals).toBe(before + 1)
-      const right = { ...hopTo(inner), key: { key: parse(inner.connectorKey), version: 'v2' } }
+      const right = { ...hopTo(inner), key: { key: plainKey(inner.connectorKey), version: 'v2' } }
       expect((await run(pool, through(right), 'echo in')).stdout).toBe('in\n')
     })
   })

@@ -118,14 +118,15 @@ describe('a session', () => {
 
   test.each(['ed25519', 'ecdsa', 'rsa'] as const)('logs in with a key of type %s', async (type) => {
     const pair = await keygen(undefined, type)
+    const key = await parse(pair.privateKey)
     await host.exec(`echo '${pair.publicKey}' >>~apono/.ssh/authorized_keys`)
     await using(
       async (session) => {
         expect((await session.exec('id -un', '', { timeoutMs: 3000 })).stdout).toBe('apono\n')
       },
-      { key: parse(pair.privateKey) },
+      { key },
     )
-    const { fingerprint } = parse(pair.privateKey)
+    const { fingerprint } = key
     const line = (await host.log())
       .split('\n')
       .find((one) => one.includes(fingerprint) && /Accepted publickey/.test(one))

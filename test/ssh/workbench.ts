@@ -13,8 +13,6 @@ import { JobHead } from '../../src/protocol/job.ts'
 import { PresentResult } from '../../src/protocol/results.ts'
 import { fileStore } from '../../src/secrets/file.ts'
 import { createKeyCache } from '../../src/secrets/key-cache.ts'
-import { type LoginKey, parsePrivateKey } from '../../src/secrets/private-key.ts'
-import { secretOf } from '../../src/secrets/secret.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
 import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool, PoolLimits, UseOptions } from '../../src/ssh/pool.ts'
@@ -24,6 +22,7 @@ import { job } from '../connector/jobs.ts'
 import { secretDirectory } from '../connector/setup.ts'
 import type { TestHost } from '../hosts/hosts.ts'
 import { type KeyPair, keygen, sshLogin } from '../hosts/openssh.ts'
+import { plainKey } from './plain-key.ts'
 
 // A connector's transport with what stands above it, down to the executor, and without a control plane.
 
@@ -42,14 +41,12 @@ export const DEADLINES: Deadlines = {
 export const makePool = (deadlines: Partial<Deadlines> = {}, limits: PoolLimits = {}): Pool =>
   createTransport({ clock: systemClock, random: randomBytes, deadlines: { ...DEADLINES, ...deadlines }, limits })
 
-export const parseKey = (privateKey: string): LoginKey => parsePrivateKey({ privateKey: secretOf(privateKey) })
-
 export type HopOptions = { user?: string; known?: readonly string[]; port?: number; key?: string }
 
 /** A host by a port of 127.0.0.1; by default its own. */
 export const hopTo = (host: TestHost, { user = 'apono', known = host.hostKeys, port, key }: HopOptions = {}): Hop => ({
   server: { host: '127.0.0.1', port: port ?? host.port, user, addresses: [{ address: '127.0.0.1', family: 4 }] },
-  key: { key: parseKey(key ?? host.connectorKey), version: 'v1' },
+  key: { key: plainKey(key ?? host.connectorKey), version: 'v1' },
   rules: hostKeyRules({ host: '127.0.0.1', port: port ?? host.port, hostKeys: known }, 'pinned', null),
 })
 
