@@ -3,6 +3,7 @@ import type { HostProgram } from '../host/host-program.ts'
 import type { Clock } from '../observability/clock.ts'
 import { createHealth, serveHealth } from '../observability/health.ts'
 import type { Logger } from '../observability/log.ts'
+import { createMetrics } from '../observability/metrics.ts'
 import { DEFAULT_KNOBS, PROTOCOL, type RegisterRequest } from '../protocol/calls.ts'
 import { fileStore } from '../secrets/file.ts'
 import { createKeyCache } from '../secrets/key-cache.ts'
@@ -114,8 +115,12 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     random: deps.random,
     deadlines: config.deadlines,
     limits: config.pool,
-    onCircuit: (event) => logCircuit(log, event),
+    onCircuit: (event) => {
+      logCircuit(log, event)
+      if (event.state === 'open') metrics.circuitOpened()
+    },
   })
+  const metrics = createMetrics(pool.stats)
   const executor = {
     clock,
     random: deps.random,
@@ -142,7 +147,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
 
   // The loops.
   const healthServer =
-    config.healthListen && (await serveHealth(health, config.healthListen.host, config.healthListen.port))
+    config.healthListen && (await serveHealth(health, metrics, config.healthListen.host, config.healthListen.port))
   const claiming = new AbortController()
   const living = new AbortController()
   log.info(

@@ -1,6 +1,7 @@
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Clock } from './clock.ts'
+import type { Metrics } from './metrics.ts'
 
 /** Whether the process still does its rounds. A control plane that is away does not make it unhealthy: a restart would not help. */
 export interface Health {
@@ -30,13 +31,39 @@ const listen = (server: Server, host: string, port: number): Promise<void> =>
     server.listen(port, host, () => resolve())
   })
 
-/** `GET /healthz`: 200 `ok` or 503 `stale`; everything else is 404. Rejects when the address cannot be listened on. */
-export const serveHealth = async (health: Health, host: string, port: number): Promise<HealthServer> => {
+interface Answer {
+  readonly status: number
+  readonly type: string
+  readonly body: string
+}
+
+const plain = (status: number, body: string): Answer => ({ status, type: 'text/plain', body: `${body}\n` })
+
+const answerTo = async (path: string, health: Health, metrics: Metrics): Promise<Answer> => {
+  if (path === '/metrics') return { status: 200, type: metrics.contentType, body: await metrics.text() }
+  if (path !== '/healthz') return plain(404, 'not found')
+  return health.isAlive() ? plain(200, 'ok') : plain(503, 'stale')
+}
+
+/**
+ * `GET /healthz`: 200 `ok` or 503 `stale`; `GET /metrics`: for Prometheus; everything else is 404. Rejects when the address
+ * cannot be listened on.
+ */
+export const serveHealth = async (
+  health: Health,
+  metrics: Metrics,
+  host: string,
+  port: number,
+): Promise<HealthServer> => {
   const server = createServer((request, response) => {
-    const asked = request.url === '/healthz' && (request.method === 'GET' || request.method === 'HEAD')
-    const alive = health.isAlive()
-    response.writeHead(asked ? (alive ? 200 : 503) : 404, { 'content-type': 'text/plain', connection: 'close' })
-    response.end(asked ? (alive ? 'ok\n' : 'stale\n') : 'not found\n')
+    const isRead = request.method === 'GET' || request.method === 'HEAD'
+    const answer = answerTo(isRead ? (request.url ?? '') : '', health, metrics)
+    answer
+      .catch(() => plain(500, 'failed'))
+      .then(({ status, type, body }) => {
+        response.writeHead(status, { 'content-type': type, connection: 'close' })
+        response.end(body)
+      })
   })
   await listen(server, host, port)
   server.unref()

@@ -32,8 +32,8 @@ export interface Breakers {
   /** Of any kind: what does not count closes nothing and opens nothing, but ends a probe. */
   failed(server: string, error: unknown): void
   state(server: string): BreakerState
-  /** How many are in each state but closed. */
-  counts(): { readonly open: number; readonly halfOpen: number }
+  /** Those that are not closed. */
+  list(): { readonly server: string; readonly state: BreakerState }[]
 }
 
 export const FAILURES_TO_OPEN = 3
@@ -124,12 +124,9 @@ export const createBreakers = ({ clock, random, onChange }: BreakerOptions): Bre
       if (counted.failures >= FAILURES_TO_OPEN) open(server, counted)
     },
     state: (server) => stateOf(circuits.get(server)),
-    counts: () => {
-      const states = [...circuits.values()].map(stateOf)
-      return {
-        open: states.filter((state) => state === 'open').length,
-        halfOpen: states.filter((state) => state === 'half_open').length,
-      }
-    },
+    list: () =>
+      [...circuits]
+        .map(([server, circuit]) => ({ server, state: stateOf(circuit) }))
+        .filter(({ state }) => state !== 'closed'),
   }
 }

@@ -46,8 +46,8 @@ export interface PoolStats {
   readonly open: number
   readonly connecting: number
   readonly inUse: number
-  readonly circuitsOpen: number
-  readonly circuitsHalfOpen: number
+  /** Servers and jump hosts that are left alone, or due to be tried. */
+  readonly circuits: ReturnType<Breakers['list']>
 }
 
 export interface PoolDeps {
@@ -492,13 +492,11 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     },
     stats: () => {
       const all = [...entries.values()]
-      const circuits = breakers.counts()
       return {
         open: all.filter(({ session, retiring }) => session !== null && !retiring).length,
         connecting: all.filter(({ session, retiring }) => session === null && !retiring).length,
         inUse: all.filter(({ users }) => users > 0).length,
-        circuitsOpen: circuits.open,
-        circuitsHalfOpen: circuits.halfOpen,
+        circuits: breakers.list(),
       }
     },
     close: async () => {

@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test } from 'vitest'
 import { createHealth, type HealthServer, serveHealth } from '../../src/observability/health.ts'
+import { createMetrics } from '../../src/observability/metrics.ts'
 import { fakeClock } from './fake-clock.ts'
 import { startFakeControlPlane } from './fake-control-plane.ts'
 import { startTestConnector } from './setup.ts'
@@ -12,11 +13,43 @@ afterEach(async () => {
 const get = async (port: number, path = '/healthz', method = 'GET'): Promise<number> =>
   (await fetch(`http://127.0.0.1:${port}${path}`, { method })).status
 
+const quiet = { open: 0, connecting: 0, inUse: 0, circuits: [] }
+const metrics = () => createMetrics(() => quiet)
+
+describe('metrics', () => {
+  test('tell connections, and servers that are left alone for as long as they are', async () => {
+    let circuits = [{ server: 'apono@db-1:22', state: 'open' }]
+    const numbers = createMetrics(() => ({ open: 3, connecting: 1, inUse: 2, circuits }))
+    numbers.circuitOpened()
+    server = await serveHealth(
+      createHealth(fakeClock(), () => 1),
+      numbers,
+      '127.0.0.1',
+      0,
+    )
+    const read = async () => await (await fetch(`http://127.0.0.1:${server?.port}/metrics`)).text()
+    const text = await read()
+    for (const line of [
+      'apono_ssh_connections{state="open"} 3',
+      'apono_ssh_connections{state="connecting"} 1',
+      'apono_ssh_connections{state="in_use"} 2',
+      'apono_ssh_circuits{state="open"} 1',
+      'apono_ssh_circuits{state="half_open"} 0',
+      'apono_ssh_circuit_state{server="apono@db-1:22",state="open"} 1',
+      'apono_ssh_circuits_opened_total 1',
+    ]) {
+      expect(text.split('\n')).toContain(line)
+    }
+    circuits = []
+    expect(await read()).not.toContain('db-1')
+  })
+})
+
 describe('health', () => {
   test('is 200 while the loop turns, and 503 once it has not for too long', async () => {
     const clock = fakeClock()
     const health = createHealth(clock, () => 120_000)
-    server = await serveHealth(health, '127.0.0.1', 0)
+    server = await serveHealth(health, metrics(), '127.0.0.1', 0)
     expect(await get(server.port)).toBe(200)
     await clock.advance(120_001)
     expect(await get(server.port)).toBe(503)
@@ -38,12 +71,14 @@ describe('health', () => {
   test('an address that is taken is an error at the start', async () => {
     server = await serveHealth(
       createHealth(fakeClock(), () => 1),
+      metrics(),
       '127.0.0.1',
       0,
     )
     await expect(
       serveHealth(
         createHealth(fakeClock(), () => 1),
+        metrics(),
         '127.0.0.1',
         server.port,
       ),

@@ -41,7 +41,7 @@ describe('a circuit', () => {
     expect(admitted()).toBe(true)
     fail(1)
     expect(admitted()).toBe(false)
-    expect(breakers.counts()).toEqual({ open: 1, halfOpen: 0 })
+    expect(breakers.list()).toEqual([{ server: 's', state: 'open' }])
   })
 
   test.each(['ssh_auth_failed', 'host_key_changed', 'sudo_missing', 'cancelled', 'circuit_open'] as const)(
