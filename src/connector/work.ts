@@ -77,7 +77,7 @@ const watched = async (head: JobHead, deps: WorkDeps, work: () => Promise<void>)
     () => deps.leases.callOff(head, 'the job took longer than the control plane allows'),
     () => undefined,
   )
-  await work().finally(() => timer.abort())
+  await work().finally(() => timer.abort('done'))
 }
 
 const doJob = async (raw: unknown, head: JobHead, lease: Lease, deps: WorkDeps): Promise<void> => {

@@ -509,12 +509,13 @@ patiently() {
   done
 }
 
-# LOGIN UID SHELL: with a group of its own, and expired from the first moment: nobody can use it before it is finished.
+# LOGIN UID SHELL GROUP: with a group of its own besides, and expired from the first moment: nobody can use it before it is
+# finished, which a tool that knows no -G leaves to `finish_login`.
 account_create() {
   # A run that died inside useradd may have left the login's own group behind.
   own_group=-U; ! group_is_local "$1" || own_group="-g $1"
   # shellcheck disable=SC2086  # an option, or an option and a checked name
-  patiently useradd -m -d "/home/$1" -u "$2" $own_group -s "$3" -p '*' -e 1970-01-02 -c apono-connector "$1"
+  patiently useradd -m -d "/home/$1" -u "$2" $own_group -s "$3" -G "$4" -p '*' -e 1970-01-02 -c apono-connector "$1"
 }
 # usermod refuses a name that stands twice in /etc/passwd; chage and passwd look at /etc/shadow only.
 account_off() { patiently usermod -e 1 -L "$1" || { patiently chage -E 1 "$1" && patiently passwd -l "$1"; }; }
@@ -736,26 +737,34 @@ make_login() {
       return
     fi
   fi
+  [ -n "$A_uid" ] || make_managed_group
   attempts=0
-  until [ -n "$A_uid" ] || find_account "$P_login"; do
+  until [ -n "$A_uid" ]; do
     attempts=$((attempts + 1))
     # An admin's useradd takes the number after the highest as well, perhaps a moment before ours.
     { [ -n "$L_uid" ] && ! uid_taken; } || { pick_uid; echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"; write_login; }
-    if account_create "$P_login" "$L_uid" "$P_shell"; then CHANGED=true WORDS='the account is not there'
+    if account_create "$P_login" "$L_uid" "$P_shell" "$group"; then CHANGED=true WORDS='the account is not there'
     elif ! uid_taken; then attempts=5; fi
-    [ "$attempts" -lt 5 ] || is_account "$P_login" || fail account_change_failed "useradd: $WORDS"
+    find_account "$P_login" || [ "$attempts" -lt 5 ] || fail account_change_failed "useradd: $WORDS"
   done
+  # Somebody may have made one of that name in this moment.
+  [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, not $L_uid"
   [ "$L_state" != creating ] || finish_login
 }
 
 # Safe as root: /home is root's, and the person cannot be in yet.
 finish_login() {
-  group=$(managed_group)
+  make_managed_group
   home=/home/$P_login
   [ -d "$home" ] || mkdir -m 700 "$home"
   { chown "$A_uid:$A_gid" "$home" && chmod 700 "$home"; } || fail account_change_failed "$home"
+  in_group "$group" "$P_login" || { group_join "$group" "$P_login" && in_group "$group" "$P_login"; } ||
+    fail group_change_failed "$WORDS"
+}
+
+make_managed_group() {
+  group=$(managed_group)
   group_is_local "$group" || group_create "$group" || fail group_change_failed "$WORDS"
-  { group_join "$group" "$P_login" && in_group "$group" "$P_login"; } || fail group_change_failed "$WORDS"
 }
 
 uid_taken() { stands_in passwd 3 "$L_uid"; }
@@ -948,9 +957,18 @@ install_trust() {
 
 # With all groups there, since they decide too, and before the account is on.
 check_access() {
-  have sshd || return 0
+  have sshd && ! sshd_said_so || return 0
   sshd_reads_trust || fail trust_not_effective "AuthorizedKeysFile is $effective"
   sshd_lets_in || fail login_not_allowed "$refusing"
+  echo "$L_trust_mode$WANTED" >"$STATE/asked.$P_login"
+}
+
+# Of a login that is on, with these groups, sshd was asked before: that holds while nobody touches sshd's files. Asking costs
+# as much as five other processes.
+sshd_said_so() {
+  asked=$STATE/asked.$P_login
+  [ "$L_state" = live ] && read_text "$asked" && [ "$TEXT" = "$L_trust_mode$WANTED" ] &&
+    changed=$(find /etc/ssh/sshd_config "$DROPINS" -cnewer "$asked" 2>/dev/null) && [ -z "$changed" ]
 }
 
 sshd_reads_trust() {
@@ -1283,7 +1301,7 @@ end_adopted() {
   [ -z "$taken" ] || [ $# = 0 ] || residue process false "$(($# / 3)) processes keep groups until they end"
   [ -z "$OTHERS" ] || return 0
   remove_dropin "$(adopted_dropin)" "told.$P_login" || doomed "sshd: $WORDS"
-  [ -n "$DOOMED" ] || forget "$LOGINS/$P_login"
+  [ -n "$DOOMED" ] || forget "$LOGINS/$P_login" "$STATE/asked.$P_login"
 }
 
 # Another grant lives, but with fewer groups: running shells would keep the old ones. New logins work afterwards.
@@ -1660,7 +1678,7 @@ delete_login() {
   [ "$LEFT" = 0 ] || fail revoke_incomplete "$(living)"
   put_home_away
   for name in $BODIES; do account_delete "$name" || fail account_change_failed "userdel: $WORDS"; done
-  forget "$KEYS/$L_login" "$LOGINS/$L_login"
+  forget "$KEYS/$L_login" "$LOGINS/$L_login" "$STATE/asked.$L_login"
   ACCOUNT=deleted CHANGED=true
 }
 
@@ -1721,7 +1739,7 @@ uninstall() {
   for file in "$@"; do
     P_login=${file##*/}
     { [ -f "$file" ] && read_login "$P_login"; } || continue
-    if adopted; then return_groups; remove_dropin "$(adopted_dropin)" "told.$P_login" && forget "$KEYS/$P_login"; else delete_login; fi
+    if adopted; then return_groups; remove_dropin "$(adopted_dropin)" "told.$P_login" && forget "$KEYS/$P_login" "$STATE/asked.$P_login"; else delete_login; fi
   done
   remove_timer
   remove_dropin "$DROPIN" sshd-told || fail sshd_refused_config 'after our setting was taken back'
@@ -1968,7 +1986,7 @@ inspect_ledger() {
 
 KILL_POINTS='own_folder take_lock forget replace_file account_create account_off account_expire account_on account_delete
 group_create group_join group_leave edit change_file share_change lock_file mend_files
-make_login finish_login join_group leave_group write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
+make_login finish_login join_group leave_group check_access write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
 end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home group_delete
 delete_ledger drop_folder'
 

@@ -3,8 +3,6 @@
  *
  * What lives here: thin wrappers with injected sinks. What never does: decisions, and secrets in any form.
  */
-import { setTimeout as delay } from 'node:timers/promises'
-
 /** Time as a value that is passed in, so that tests never wait and production never reads a clock of its own. */
 export interface Clock {
   /** Wall clock, milliseconds since 1970. Can step. */
@@ -18,7 +16,19 @@ export interface Clock {
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  sleep: async (ms, signal) => {
-    await delay(ms, undefined, signal ? { signal } : {})
-  },
+  // Not node:timers/promises: it makes an error with a stack for every sleep that is called off, and most deadlines are.
+  sleep: (ms, signal) =>
+    new Promise((resolve, reject) => {
+      if (signal?.aborted === true) return reject(signal.reason)
+      const wake = (): void => {
+        signal?.removeEventListener('abort', giveUp)
+        resolve()
+      }
+      const timer = setTimeout(wake, ms)
+      const giveUp = (): void => {
+        clearTimeout(timer)
+        reject(signal?.reason)
+      }
+      signal?.addEventListener('abort', giveUp, { once: true })
+    }),
 }

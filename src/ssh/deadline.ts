@@ -8,6 +8,9 @@
  */
 import type { Clock } from '../observability/clock.ts'
 
+/** Given, so that no error with a stack is made for it. */
+const IN_TIME = 'in time'
+
 /**
  * Settles with `work`, or calls `onTimeout` and rejects with what it returns after `ms`, or calls `onAbort` the same
  * way when `signal` is aborted. `work` itself is not stopped: whoever makes the error also destroys what it waits for.
@@ -34,7 +37,7 @@ export const withDeadline = async <T>(
   try {
     return await Promise.race([work, promise])
   } finally {
-    timer.abort()
+    timer.abort(IN_TIME)
     limits.signal?.removeEventListener('abort', abort)
   }
 }

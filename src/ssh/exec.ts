@@ -66,6 +66,9 @@ const collector = (onOverflow: () => void): Collector => {
   }
 }
 
+/** Given, so that no error with a stack is made for it. */
+const ENDED = 'ended'
+
 /**
  * Looks now and then whether a byte has come since the last look, which is cheaper than a timer for each: silence is
  * noticed after `silenceMs` to twice that.
@@ -90,10 +93,10 @@ const watchSilence = (
     reject(new JobError('ssh_timeout', `the command said nothing for ${silenceMs} ms`, facts))
   }
   watch().catch(() => undefined)
-  const forget = loss.onLost(() => ended.abort())
+  const forget = loss.onLost(() => ended.abort(ENDED))
   return () => {
     forget()
-    ended.abort()
+    ended.abort(ENDED)
   }
 }
 

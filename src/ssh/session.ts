@@ -195,7 +195,7 @@ const closer = ({ client, socket, options }: Attempt): (() => Promise<void>) => 
     client.end()
     const timer = new AbortController()
     await Promise.race([closed, options.clock.sleep(CLOSE_GRACE_MS, timer.signal).catch(() => undefined)])
-    timer.abort()
+    timer.abort('closed')
     socket.destroy()
     await closed
   }

@@ -40,6 +40,33 @@ describe('ensure present', () => {
     expect((await host.shadow(login))?.hash).toBe('*')
   })
 
+  it('asks sshd again for a login that is on when its files or the groups have changed, and as often as it says no', async () => {
+    const setting = '/etc/ssh/sshd_config.d/70-site.conf'
+    await person.present({ id, login, groups: ['dbadmins'] })
+    try {
+      await host.exec(`echo 'AllowUsers apono' >${setting}`)
+      for (const _ of [1, 2]) {
+        await expect(person.present({ id, login, groups: ['dbadmins'] })).rejects.toMatchObject({
+          code: 'login_not_allowed',
+        })
+      }
+      await host.exec(`echo 'DenyGroups deploy' >${setting}`)
+      await person.present({ id, login, groups: ['dbadmins'] })
+      const other = { id: `${id}_deploy`, login, groups: ['deploy'] }
+      for (const _ of [1, 2]) await expect(person.present(other)).rejects.toMatchObject({ code: 'login_not_allowed' })
+      await person.absent(other)
+    } finally {
+      await host.exec(`rm -f ${setting}`)
+    }
+    const { certificatePath } = await person.present({ id, login, groups: ['dbadmins'] })
+    expect((await person.login(certificatePath, 'true', login)).code).toBe(0)
+    // Only then: nobody asks it here.
+    await host.exec(`mv /usr/sbin/sshd /usr/sbin/sshd.real
+      printf '#!/bin/sh\\n[ "$1" != -T ] || exit 255\\nexec sshd.real "$@"\\n' >/usr/sbin/sshd; chmod 755 /usr/sbin/sshd`)
+    await person.present({ id, login, groups: ['dbadmins'] })
+    await host.exec('mv /usr/sbin/sshd.real /usr/sbin/sshd')
+  })
+
   it('lets nobody in without the certificate, or with keys of the login’s own home', async () => {
     const { certificatePath } = await person.present({ id, login })
     expect((await person.login(undefined, 'true', login)).code).toBe(255)
