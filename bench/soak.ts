@@ -26,6 +26,8 @@ const WORKERS = 4
 const HEAP_TOLERANCE = { share: 0.1, mebibytes: 1 }
 const DESCRIPTOR_TOLERANCE = 2
 const TIMER_TOLERANCE = 2
+/** What went well since the sample before, at least: a run in which nothing happens proves nothing. */
+const LEAST_WELL = 50
 
 interface Sample {
   readonly heap: number
@@ -58,6 +60,7 @@ const sample = async (): Promise<Sample> => {
 
 const random = seeded(1)
 const outcomes = new Map<string, number>()
+const well = (): number => (outcomes.get('command') ?? 0) + (outcomes.get('succeeded') ?? 0)
 const note = (code: string): void => void outcomes.set(code, (outcomes.get(code) ?? 0) + 1)
 
 type Station = Awaited<ReturnType<typeof startStation>>
@@ -65,18 +68,25 @@ type Station = Awaited<ReturnType<typeof startStation>>
 const startStation = async (host: TestHost, pool: Pool) => {
   const proxy: FaultProxy = await startFaultProxy(host.port, 1, false)
   const bench = await startWorkbench(host, { port: proxy.port, pool })
-  return { proxy, bench, route: routeTo(hopTo(host, { port: proxy.port })), refused: routeTo(hopTo(host, { port: 1 })) }
+  const refused = routeTo(hopTo(host, { port: 1 }))
+  return { proxy, bench, route: routeTo(hopTo(host, { port: proxy.port })), refused, spoiltAt: performance.now() }
 }
 
+/** Three failures in a row open a circuit, and then nothing happens for a while: between two troubles all is well. */
+const QUIET_MS = 4000
+
 /** The network gets bad now and then: connections end, and the next one ends at any byte of it. */
-const spoil = ({ proxy }: Station): void => {
+const spoil = (station: Station): void => {
+  if (performance.now() - station.spoiltAt < QUIET_MS) return
+  station.spoiltAt = performance.now()
+  const { proxy } = station
   const how = random() < 0.5 ? 'reset' : 'end'
   proxy.stop(how)
   proxy.plan({ cut: { direction: random() < 0.5 ? 'up' : 'down', after: Math.floor(random() * 5000), how } })
 }
 
 const cycle = async (station: Station, pool: Pool, turn: number): Promise<void> => {
-  if (turn % 15 === 0) spoil(station)
+  spoil(station)
   const grant = grantFor(`soak${Math.floor(random() * 8)}`)
   const command = (route: typeof station.route) =>
     run(pool, route, 'cat', { stdin: 'x'.repeat(50_000) }).then(
@@ -143,7 +153,9 @@ const main = async (): Promise<void> => {
   const started = performance.now()
   const samples: Sample[] = []
   while (performance.now() - started < minutes * 60_000) {
+    const before = well()
     await work(stations, pool, performance.now() + everyMs)
+    if (well() - before < LEAST_WELL) throw new Error(`only ${well() - before} went well since the last sample`)
     const one = await sample()
     show((performance.now() - started) / 60_000, one)
     samples.push(one)
