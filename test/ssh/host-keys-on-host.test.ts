@@ -11,18 +11,11 @@ import { connectSsh } from '../../src/ssh/session.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { keygen, sshLogin } from '../hosts/openssh.ts'
 import { scratchDirectory } from '../hosts/scratch.ts'
+import { DEADLINES } from './deadlines.ts'
 import { plainKey } from './plain-key.ts'
 
 // A real server with an ed25519 and an ECDSA key, and the same known_hosts given to us and to OpenSSH's own client.
 
-const DEADLINES = {
-  tcpMs: 3000,
-  handshakeMs: 5000,
-  loginMs: 5000,
-  channelMs: 3000,
-  silenceMs: 20_000,
-  keepaliveMs: 10_000,
-}
 const PATH = join(scratchDirectory(), 'known_hosts')
 
 let host: TestHost

@@ -11,18 +11,10 @@ import { createTransport } from '../../src/ssh/transport.ts'
 import { runCommand } from '../hosts/command.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { type KeyPair, keygen } from '../hosts/openssh.ts'
+import { DEADLINES } from './deadlines.ts'
 import { plainKey } from './plain-key.ts'
 
 // The pool between real servers: how many connections there are is read from sshd.
-
-const DEADLINES = {
-  tcpMs: 3000,
-  handshakeMs: 5000,
-  loginMs: 5000,
-  channelMs: 3000,
-  silenceMs: 20_000,
-  keepaliveMs: 2500,
-}
 
 let jump: TestHost
 let inner: TestHost

@@ -7,6 +7,7 @@ import type { HostKeyRules } from '../../src/ssh/host-keys.ts'
 import { connectSsh, type SshOptions, type SshSession } from '../../src/ssh/session.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { keygen } from '../hosts/openssh.ts'
+import { DEADLINES } from './deadlines.ts'
 import { startRelay, startStranger } from './strangers.ts'
 
 const ANY: HostKeyRules = {
@@ -17,14 +18,6 @@ const ANY: HostKeyRules = {
   authorityOnly: false,
 }
 const PINNED: HostKeyRules = { ...ANY, policy: 'pinned' }
-const DEADLINES = {
-  tcpMs: 3000,
-  handshakeMs: 5000,
-  loginMs: 5000,
-  channelMs: 3000,
-  silenceMs: 20_000,
-  keepaliveMs: 10_000,
-}
 
 let host: TestHost
 let key: LoginKey
