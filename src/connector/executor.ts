@@ -184,6 +184,7 @@ const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate |
       signal: lease.signal,
       urgent: isEnd(job),
       alone: job.kind !== 'inspect',
+      offerAgain: job.kind === 'inspect' && job.asked === true,
       onHostKey: ({ server }, line) => {
         run.seenHostKeys.delete(placeName(server))
         run.seenHostKeys.set(placeName(server), line)

@@ -82,6 +82,7 @@ export const accessErrors = {
         `${where(facts)} refused key ${facts.fingerprint ?? ''} for user ${user(facts)}.`,
         `Its public half must be a line in that user's authorized_keys. If it is, the folder may belong to someone else; on the server, as root:`,
         repairSshFolder(facts),
+        'Then refresh the integration: by itself the connector offers a refused key no more, since that would get it banned.',
       ].join('\n'),
   },
   ssh_mfa_required: {

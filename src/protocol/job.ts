@@ -16,7 +16,11 @@ const Envelope = z.object({
 export const EnsureJob = Envelope.extend({ kind: z.literal('ensure'), grant: Grant }).meta({ id: 'EnsureJob' })
 export type EnsureJob = z.infer<typeof EnsureJob>
 
-export const InspectJob = Envelope.extend({ kind: z.literal('inspect') }).meta({ id: 'InspectJob' })
+export const InspectJob = Envelope.extend({
+  kind: z.literal('inspect'),
+  /** A person asked for it, perhaps after mending the server: a key that it refused is offered once more. */
+  asked: z.boolean().optional(),
+}).meta({ id: 'InspectJob' })
 export type InspectJob = z.infer<typeof InspectJob>
 
 export const CleanupJob = Envelope.extend({ kind: z.literal('cleanup'), login: AccountName }).meta({ id: 'CleanupJob' })

@@ -6,7 +6,7 @@ import type { Breakers } from './breaker.ts'
 import { createGate, createGates, type Gate } from './gate.ts'
 import { judgeHostKey } from './host-keys.ts'
 import type { LoginOutcome, Ramp } from './ramp.ts'
-import type { RefusedKeys } from './refused-keys.ts'
+import type { Offer, RefusedKeys } from './refused-keys.ts'
 import { factsOf, type Hop, namesOf, placeOf, type Route } from './route.ts'
 import { connectSsh, type SshDeadlines, type SshSession } from './session.ts'
 import type { CheckedAddress } from './socket.ts'
@@ -36,6 +36,8 @@ export interface UseOptions {
   readonly signal?: AbortSignal
   /** The end of access: it waits for no circuit longer than 15 s. */
   readonly urgent?: boolean
+  /** A person asked, perhaps after mending the server: a key that it refused is offered once more. */
+  readonly offerAgain?: boolean
   /** The work changes the server. */
   readonly alone?: boolean
   /** Told the key that a hop shows, also when it is then refused. */
@@ -142,6 +144,11 @@ const canonical = ({ address, family }: CheckedAddress): string =>
 const isRefusedChannel = (error: unknown): boolean =>
   error instanceof JobError && (error.code === 'ssh_channel_refused' || error.code === 'ssh_no_sessions')
 
+const offerOf = ({ offerAgain, urgent }: UseOptions): Offer => {
+  if (offerAgain === true) return 'person'
+  return urgent === true ? 'end_of_access' : 'job'
+}
+
 const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
 
 const NEVER_THERE: ReadonlySet<string> = new Set(['ssh_unreachable', 'ssh_penalised', 'jump_failed', 'jump_forbidden'])
@@ -206,7 +213,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   const connectHop = async (way: Way, through: SshSession | null, options: UseOptions): Promise<SshSession> => {
     const { hop, name } = way
     const facts = factsOf(hop)
-    refusedKeys.check(name, hop.key.version, facts)
+    refusedKeys.check(name, hop.key.version, facts, offerOf(options))
     breakers.admit(name, facts, options.urgent === true)
     try {
       const session = await logInPatiently(way, through, options)

@@ -26,7 +26,7 @@ export const createTransport = ({ clock, random, deadlines, limits, ramp, onCirc
       random: fraction,
       ramp: createRamp(clock, ramp),
       breakers: createBreakers({ clock, random: fraction, ...(onCircuit ? { onChange: onCircuit } : {}) }),
-      refusedKeys: createRefusedKeys(),
+      refusedKeys: createRefusedKeys(clock),
     },
     limits,
   )

@@ -191,11 +191,16 @@ test('servers are inspected by the hour, and a retryable failure is looked at ag
   await scene.fake.register()
   const [first, second] = await scene.fake.claim()
   if (!first || !second) throw new Error('two inspections expected')
-  expect(first.kind).toBe('inspect')
+  // Nobody asked for it, so a key that the server refused is not offered again.
+  expect(first).toMatchObject({ kind: 'inspect', asked: false })
   await scene.fake.fail(first, 'ssh_timeout', { retryable: true })
   await scene.fake.fail(second, 'ssh_auth_failed')
   scene.clock.advance(15_000)
-  expect((await scene.fake.claimOne()).server.id).toBe(first.server.id)
+  const again = await scene.fake.claimOne()
+  expect(again.server.id).toBe(first.server.id)
+  await scene.fake.fail(again, 'ssh_auth_failed')
+  await scene.admin.ok('POST', `/api/v2/integrations/${scene.integrationId}/refresh`)
+  for (const job of await scene.fake.claim()) expect(job).toMatchObject({ kind: 'inspect', asked: true })
 })
 
 test('an update keeps what is not sent, keeps the ids of servers by name, and shows removed ones as deleted', async () => {

@@ -6,7 +6,7 @@ import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import { createLoss } from '../../src/ssh/loss.ts'
 import { createPool, type Pool, type PoolLimits, type UseOptions } from '../../src/ssh/pool.ts'
 import { createRamp } from '../../src/ssh/ramp.ts'
-import { createRefusedKeys } from '../../src/ssh/refused-keys.ts'
+import { createRefusedKeys, END_TRIES_AFTER_MS } from '../../src/ssh/refused-keys.ts'
 import type { Hop, Route } from '../../src/ssh/route.ts'
 import type { connectSsh, SshSession } from '../../src/ssh/session.ts'
 import { fakeClock } from '../connector/fake-clock.ts'
@@ -86,7 +86,7 @@ const setUp = (limits: PoolLimits = {}) => {
       random: () => 0.5,
       ramp: createRamp(clock),
       breakers,
-      refusedKeys: createRefusedKeys(),
+      refusedKeys: createRefusedKeys(clock),
       connect,
     },
     limits,
@@ -430,6 +430,31 @@ describe('a key that a server refused', () => {
     expect(connections).toHaveLength(0)
     expect(await later(codeOf(run(pool, to('b'))))).toBe('fine')
     expect(await later(codeOf(run(pool, to('a', { version: 'v3' }))))).toBe('fine')
+  })
+})
+
+describe('a key that a server refused, and perhaps takes by now,', () => {
+  test('is offered once more when a person asks, and by an end of access once an hour', async () => {
+    const { pool, refusals, clock } = setUp()
+    const offered = async (options: UseOptions): Promise<boolean> => {
+      refusals.push('ssh_auth_failed')
+      const code = codeOf(run(pool, to('a'), 'true', options))
+      await clock.advance(10_000)
+      expect(await code).toBe('ssh_auth_failed')
+      return refusals.splice(0).length === 0
+    }
+    expect(await offered({})).toBe(true)
+    expect(await offered({})).toBe(false)
+    expect(await offered({ urgent: true })).toBe(false)
+    expect(await offered({ offerAgain: true })).toBe(true)
+    await clock.advance(END_TRIES_AFTER_MS)
+    expect(await offered({})).toBe(false)
+    expect(await offered({ urgent: true })).toBe(true)
+    expect(await offered({ urgent: true })).toBe(false)
+    const code = codeOf(run(pool, to('a'), 'true', { offerAgain: true }))
+    await clock.advance(10_000)
+    expect(await code).toBe('fine')
+    expect(await codeOf(run(pool, to('a')))).toBe('fine')
   })
 })
 

@@ -5,6 +5,7 @@ import { REDELIVER_AFTER_MS } from './back-off.ts'
 import type { Deps } from './deps.ts'
 import { grantOnServer, protocolIntegration, protocolServer } from './grants.ts'
 import { integrationsOf } from './integration-cache.ts'
+import { isPending } from './integration-status.ts'
 import type { InstanceRecord, JobRecord } from './model.ts'
 import { settle } from './settle.ts'
 
@@ -30,7 +31,7 @@ const cutMissingLeases = async (
 }
 
 type Content = Pick<Extract<Job, { kind: 'ensure' }>, 'kind' | 'integration' | 'server' | 'grant'>
-type Look = Pick<Extract<Job, { kind: 'inspect' }>, 'kind' | 'integration' | 'server'>
+type Look = Pick<Extract<Job, { kind: 'inspect' }>, 'kind' | 'integration' | 'server' | 'asked'>
 
 const ensureContent = async (tx: Tx, deps: Deps, job: JobRecord): Promise<Content | null> => {
   const grant = job.grantId === null ? null : await tx.grants.get(job.grantId)
@@ -47,7 +48,8 @@ const inspectContent = async (tx: Tx, find: FindIntegration, job: JobRecord): Pr
   if (!server || server.removedAt !== null) return null
   const integration = await find(server.integrationId)
   if (!integration || integration.deletedAt !== null) return null
-  return { kind: 'inspect', integration: protocolIntegration(integration), server: protocolServer(server) }
+  const asked = isPending(server)
+  return { kind: 'inspect', integration: protocolIntegration(integration), server: protocolServer(server), asked }
 }
 
 const handOut = async (

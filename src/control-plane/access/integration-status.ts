@@ -19,7 +19,7 @@ export const failureText = ({ failure, hostKeys }: ServerRecord): string => {
 }
 
 /** Somebody waits for a look at this server that has not ended yet. */
-const isPending = (server: ServerRecord): boolean =>
+export const isPending = (server: ServerRecord): boolean =>
   server.inspectedAt === null || server.inspectedAt < server.refreshAt
 
 const count = (servers: readonly ServerRecord[]): string =>
