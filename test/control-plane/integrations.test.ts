@@ -199,6 +199,7 @@ test('servers are inspected by the hour, and a retryable failure is looked at ag
   const again = await scene.fake.claimOne()
   expect(again.server.id).toBe(first.server.id)
   await scene.fake.fail(again, 'ssh_auth_failed')
+  scene.clock.advance(1)
   await scene.admin.ok('POST', `/api/v2/integrations/${scene.integrationId}/refresh`)
   for (const job of await scene.fake.claim()) expect(job).toMatchObject({ kind: 'inspect', asked: true })
 })
