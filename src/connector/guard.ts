@@ -92,14 +92,17 @@ const inWords = (host: string): CheckedAddress | null => {
   return family === 0 ? null : { address: host, family: family === 6 ? 6 : 4 }
 }
 
+/** RFC 6761's name, and what Debian and Red Hat write into every /etc/hosts. */
+const OWN_NAME = /^(?:(?:.*\.)?localhost|localhost[46]?(?:\.localdomain[46]?)?|ip6-(?:localhost|loopback))\.?$/i
+
 /** Resolved over there, by a name that means there what it means: only what is plain from here is refused. */
 const checkBehind = ({ host }: Place, options: GuardOptions): void => {
   const address = inWords(host)
   if (address !== null) checkAddress(address, options)
-  // Numbers in any other notation, which a resolver takes for an address.
-  else if (/^[0-9.]+$|^0x/i.test(host)) throw denied('a server behind a jump host has an odd number for an address')
-  if (!options.allowLoopback && /^(?:.*\.)?localhost\.?$/i.test(host))
-    throw denied('the server is the jump host itself')
+  // A name that ends in a number: in any other notation (127.1, 127.0.0.0x1) a resolver takes it for an address.
+  else if (/(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?$/i.test(host))
+    throw denied('a server behind a jump host has an odd number for an address')
+  if (!options.allowLoopback && OWN_NAME.test(host)) throw denied('the server is the jump host itself')
 }
 
 /** Resolved once: what was checked is what is connected to, so that a name cannot point elsewhere a moment later. */

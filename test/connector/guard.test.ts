@@ -129,9 +129,22 @@ describe('the default guard', () => {
     '127.1',
     '0x7f000001',
     '0',
+    '169.254.169.0xfe',
+    '127.0.0.0X1',
+    '0177.0.0.1.',
+    'localhost.localdomain',
+    'localhost6',
+    'ip6-loopback',
   ])('behind a jump host %s is denied: it is the jump host itself, or what only it can reach', async (host) => {
     expect(await refusal(behind(host))).toBe('denied_by_guard')
   })
+
+  test.each(['db0x1', '10-0-0-1.example.com', '0x.example.com', 'localhost-1', '1.db'])(
+    'behind a jump host %s is a name like others',
+    async (host) => {
+      expect(await refusal(behind(host))).toBe('admitted')
+    },
+  )
 
   test('a jump host’s own secret is held to the same rules', async () => {
     const stored = (path: string) => behind('db-1', { secretStore: { type: 'file', path } })
