@@ -298,6 +298,8 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     connected.then((session) => {
       entry.session = session
       session.onClosed(over)
+      // Ended in the moment in which it came about, when there was nothing to close yet.
+      if (giveUp.signal.aborted) end(entry)
     }, over)
     return entry
   }

@@ -183,6 +183,27 @@ describe('one connection for each server', () => {
     expect(connections).toHaveLength(0)
   })
 
+  test.each(['its only user went away', 'the pool was closed'])(
+    'is ended when it came about in the moment in which %s',
+    async (what) => {
+      const { pool, hold, connections, clock } = setUp()
+      const open = hold()
+      const only = new AbortController()
+      const gone = codeOf(run(pool, to('a'), 'true', { signal: only.signal }))
+      await settled()
+      open()
+      // The connection is made by now, and nobody has been told yet.
+      while (connections.length === 0) await Promise.resolve()
+      const closed = what === 'the pool was closed' ? pool.close() : only.abort(new Error('called off'))
+      expect(await gone).toMatch(/cancelled|fine/)
+      await settled()
+      await clock.advance(1_000_000)
+      expect(connections.map((one) => one.closed())).toEqual([true])
+      expect(pool.stats()).toMatchObject({ open: 0, connecting: 0, inUse: 0 })
+      await closed
+    },
+  )
+
   test('that breaks at every command opens the circuit, although each login works', async () => {
     const { pool, connections } = setUp()
     for (let round = 0; round < 3; round++) {
