@@ -41,6 +41,8 @@ export const FIRST_WAIT_MS = 15_000
 export const LONGEST_WAIT_MS = 600_000
 /** A probe whose outcome nobody told is forgotten after this. */
 const PROBE_MS = 60_000
+/** A fleet that is out of reach altogether is remembered whole; what failed before it, and never since, is not. */
+const MOST_SERVERS = 20_000
 
 const TRANSPORT: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ssh_unreachable',
@@ -120,7 +122,10 @@ export const createBreakers = ({ clock, random, onChange }: BreakerOptions): Bre
       const counted = circuit ?? { failures: 0, opensAt: 0, openedAt: 0, probeUntil: 0, code: null }
       counted.failures++
       counted.code = error.code
+      circuits.delete(server)
       circuits.set(server, counted)
+      const [oldest] = circuits.keys()
+      if (circuits.size > MOST_SERVERS && oldest !== undefined) circuits.delete(oldest)
       if (counted.failures >= FAILURES_TO_OPEN) open(server, counted)
     },
     state: (server) => stateOf(circuits.get(server)),

@@ -106,6 +106,20 @@ describe('a circuit', () => {
     expect(admitted()).toBe(true)
   })
 
+  test('is forgotten when too many servers have failed since, and never one that fails still', () => {
+    const { breakers } = setUp()
+    const failAt = (server: string) => {
+      for (let n = 0; n < FAILURES_TO_OPEN; n++) breakers.failed(server, failure())
+    }
+    failAt('once')
+    for (let n = 0; n < 20_500; n++) {
+      failAt(`gone-${n}`)
+      if (n % 1000 === 0) breakers.failed('still', failure())
+    }
+    expect(breakers.list()).toHaveLength(20_000)
+    expect([breakers.state('once'), breakers.state('still')]).toEqual(['closed', 'open'])
+  })
+
   test('never waits for more than ten minutes, nor for less than ten seconds', () => {
     fc.assert(
       fc.property(
