@@ -59,7 +59,8 @@ export interface SshSession extends HostLink {
 
 const KEEPALIVE_MISSES = 3
 const CLOSE_GRACE_MS = 500
-const MAX_GREETING = 1024
+/** Where the identification does not come before it (and a chunk of the socket's) it is not looked for any longer. */
+const MAX_GREETING = 16 * 1024
 const MAX_BANNER = 16 * 1024
 
 interface Attempt {
@@ -80,10 +81,10 @@ interface Attempt {
 /** The identification is public, but ssh2 keeps it to itself; we own the socket, so we read it there. */
 const watchGreeting = ({ socket, progress }: Attempt): void => {
   const onData = (chunk: Buffer): void => {
-    progress.greeting += chunk.toString('latin1').slice(0, MAX_GREETING)
+    progress.greeting += chunk.toString('latin1')
     const found = /^SSH-(?:2\.0|1\.99)-([\x20-\x7e]{1,255})\r?\n/m.exec(progress.greeting)
     if (found !== null) progress.serverSoftware = found[1] ?? ''
-    if (found !== null || progress.greeting.length > 16 * MAX_GREETING) socket.off('data', onData)
+    if (found !== null || progress.greeting.length > MAX_GREETING) socket.off('data', onData)
   }
   socket.on('data', onData)
 }

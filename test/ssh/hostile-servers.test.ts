@@ -1,0 +1,70 @@
+import net from 'node:net'
+import { afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { JobError } from '../../src/host/errors.ts'
+import { systemClock } from '../../src/observability/clock.ts'
+import type { LoginKey } from '../../src/secrets/private-key.ts'
+import { type HostKeyRules, hostKeyRules } from '../../src/ssh/host-keys.ts'
+import { connectSsh, type SshSession } from '../../src/ssh/session.ts'
+import { keygen } from '../hosts/openssh.ts'
+import { DEADLINES } from './deadlines.ts'
+import { startImpostor } from './impostor.ts'
+import { plainKey } from './plain-key.ts'
+import { startStranger } from './strangers.ts'
+
+// Servers and jump hosts that mean harm, within what SSH lets them do.
+
+let key: LoginKey
+let pinned: HostKeyRules
+beforeAll(async () => {
+  const [login, host] = await Promise.all([keygen(), keygen()])
+  key = plainKey(login.privateKey)
+  pinned = hostKeyRules({ host: 'a', port: 22, hostKeys: [host.publicKey] }, 'pinned', null)
+})
+
+const endings: (() => unknown)[] = []
+afterEach(async () => {
+  for (const end of endings.splice(0).reverse()) await end()
+})
+
+const connect = async (port: number): Promise<SshSession> => {
+  const server = { host: 'a', port, user: 'apono', addresses: [{ address: '127.0.0.1', family: 4 as const }] }
+  const session = await connectSsh(server, key, pinned, { clock: systemClock, deadlines: DEADLINES })
+  endings.push(() => session.close())
+  return session
+}
+const failure = (work: Promise<unknown>): Promise<JobError> =>
+  work.then(
+    () => new JobError('internal_error', 'no failure'),
+    (error: JobError) => error,
+  )
+
+describe('an impostor', () => {
+  test.each([100, 3000, 40_000])('is called one, also where it says %i bytes before SSH begins', async (bytes) => {
+    const impostor = await startImpostor()
+    const stranger = await startStranger((socket) => {
+      socket.write(`${'welcome '.repeat(12)}\r\n`.repeat(bytes / 100))
+      const far = net.connect(impostor.port, '127.0.0.1')
+      far.on('error', () => undefined)
+      socket.on('close', () => far.destroy())
+      setTimeout(() => socket.pipe(far).pipe(socket), 50)
+    })
+    endings.push(impostor.close, stranger.close)
+    expect(await failure(connect(stranger.port))).toMatchObject({ code: 'host_key_changed' })
+  })
+
+  test('is called one, also where the words before and SSH’s own come at once', async () => {
+    const impostor = await startImpostor()
+    const stranger = await startStranger((socket) => {
+      const far = net.connect(impostor.port, '127.0.0.1')
+      far.on('error', () => undefined)
+      socket.on('close', () => far.destroy())
+      far.once('data', (first) => {
+        socket.write(Buffer.concat([Buffer.from(`${'welcome '.repeat(300)}\r\n`), first]))
+        far.pipe(socket)
+      })
+      socket.pipe(far)
+    })
+    endings.push(impostor.close, stranger.close)
+    expect(await failure(connect(stranger.port))).toMatchObject({ code: 'host_key_changed' })
+  })
+})
