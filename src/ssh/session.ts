@@ -228,18 +228,22 @@ const forwarder =
   async (host, port, signal) => {
     const ms = attempt.options.deadlines.tcpMs
     const opening = openForward(attempt, host, port)
-    // One that opens when nobody waits any more.
-    opening.then(
-      (socket) => signal?.aborted && socket.destroy(),
-      () => undefined,
-    )
-    return await withDeadline(orLost(context.loss, opening), {
-      clock: attempt.options.clock,
-      ms,
-      signal,
-      onTimeout: () => new JobError('jump_failed', `no way to ${host}:${port} within ${ms} ms`, attempt.facts),
-      onAbort: () => new JobError('cancelled', 'called off while connecting', attempt.facts),
-    })
+    try {
+      return await withDeadline(orLost(context.loss, opening), {
+        clock: attempt.options.clock,
+        ms,
+        signal,
+        onTimeout: () => new JobError('jump_failed', `no way to ${host}:${port} within ${ms} ms`, attempt.facts),
+        onAbort: () => new JobError('cancelled', 'called off while connecting', attempt.facts),
+      })
+    } catch (error) {
+      // One that opens when nobody waits any more would stay for as long as the jump host's connection.
+      opening.then(
+        (socket) => socket.destroy(),
+        () => undefined,
+      )
+      throw error
+    }
   }
 
 const sessionOf = (attempt: Attempt): SshSession => {

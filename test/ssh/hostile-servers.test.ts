@@ -1,4 +1,6 @@
+import type { AddressInfo } from 'node:net'
 import net from 'node:net'
+import ssh2 from 'ssh2'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
@@ -14,10 +16,12 @@ import { startStranger } from './strangers.ts'
 // Servers and jump hosts that mean harm, within what SSH lets them do.
 
 let key: LoginKey
+let hostKey: string
 let pinned: HostKeyRules
 beforeAll(async () => {
   const [login, host] = await Promise.all([keygen(), keygen()])
   key = plainKey(login.privateKey)
+  hostKey = host.privateKey
   pinned = hostKeyRules({ host: 'a', port: 22, hostKeys: [host.publicKey] }, 'pinned', null)
 })
 
@@ -26,9 +30,22 @@ afterEach(async () => {
   for (const end of endings.splice(0).reverse()) await end()
 })
 
-const connect = async (port: number): Promise<SshSession> => {
+/** Lets everybody in, and then does what `behave` says. */
+const serve = async (behave: (connection: ssh2.Connection) => void): Promise<number> => {
+  const server = new ssh2.Server({ hostKeys: [hostKey] }, (connection) => {
+    connection.on('error', () => undefined)
+    connection.on('authentication', (request) => request.accept())
+    behave(connection)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()))
+  endings.push(() => server.close())
+  return (server.address() as AddressInfo).port
+}
+
+const connect = async (port: number, tcpMs = DEADLINES.tcpMs): Promise<SshSession> => {
   const server = { host: 'a', port, user: 'apono', addresses: [{ address: '127.0.0.1', family: 4 as const }] }
-  const session = await connectSsh(server, key, pinned, { clock: systemClock, deadlines: DEADLINES })
+  const deadlines = { ...DEADLINES, tcpMs }
+  const session = await connectSsh(server, key, pinned, { clock: systemClock, deadlines })
   endings.push(() => session.close())
   return session
 }
@@ -66,5 +83,23 @@ describe('an impostor', () => {
     })
     endings.push(impostor.close, stranger.close)
     expect(await failure(connect(stranger.port))).toMatchObject({ code: 'host_key_changed' })
+  })
+})
+
+describe('a jump host', () => {
+  test('that opens the way when nobody waits for it any more has it closed again', async () => {
+    let ended = 0
+    const port = await serve((connection) => {
+      connection.on('tcpip', (accept) => {
+        setTimeout(() => {
+          const channel = accept()
+          channel.on('close', () => ended++)
+          channel.resume()
+        }, 300)
+      })
+    })
+    const session = await connect(port, 100)
+    expect(await failure(session.forward('b', 22))).toMatchObject({ code: 'jump_failed' })
+    await expect.poll(() => ended, { timeout: 2000 }).toBe(1)
   })
 })
