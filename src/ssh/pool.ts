@@ -1,10 +1,11 @@
 import { SocketAddress } from 'node:net'
+import { isDeepStrictEqual } from 'node:util'
 import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { Breakers } from './breaker.ts'
 import { createGate, createGates, type Gate } from './gate.ts'
-import { judgeHostKey } from './host-keys.ts'
+import { type HostKeyRules, judgeHostKey } from './host-keys.ts'
 import type { LoginOutcome, Ramp } from './ramp.ts'
 import type { Offer, RefusedKeys } from './refused-keys.ts'
 import { factsOf, type Hop, namesOf, placeOf, type Route } from './route.ts'
@@ -74,6 +75,8 @@ export interface PoolLimits {
 interface Entry {
   readonly name: string
   readonly keyVersion: string
+  /** What it was made by: of each hop, first hop first. */
+  readonly rules: readonly HostKeyRules[]
   readonly connected: Promise<SshSession>
   readonly giveUp: AbortController
   readonly commands: Gate
@@ -116,6 +119,8 @@ const wayOf = (hops: readonly Hop[], names: readonly string[]): Way => {
   return { hops, names, hop, name }
 }
 
+const rulesOf = ({ hops }: Way): HostKeyRules[] => hops.map(({ rules }) => rules)
+
 /** A jump host's trouble is told as such: the server behind it may be well. */
 const ofJumpHost = (error: unknown, { hop }: Way): unknown =>
   error instanceof JobError && error.code !== 'cancelled' && !error.message.startsWith('jump host ')
@@ -148,6 +153,9 @@ const offerOf = ({ offerAgain, urgent }: UseOptions): Offer => {
   if (offerAgain === true) return 'person'
   return urgent === true ? 'end_of_access' : 'job'
 }
+
+const isRefusedHostKey = (error: unknown): boolean =>
+  error instanceof JobError && /^host_key_(?:changed|unknown|revoked)$/.test(error.code)
 
 const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
 
@@ -278,6 +286,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     const entry: Entry = {
       name: way.name,
       keyVersion: way.hop.key.version,
+      rules: rulesOf(way),
       connected,
       giveUp,
       commands: createGate(channels),
@@ -413,7 +422,7 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     }
   }
 
-  /** Null where the connection, once made, is not one for this caller. */
+  /** Null where the connection, once made, is not one for this caller, or was refused by rules that are not the caller's. */
   const join = async (entry: Entry, way: Way, options: UseOptions): Promise<Held | null> => {
     take(entry)
     const { onHostKey } = options
@@ -428,6 +437,8 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
       return null
     } catch (error) {
       release(entry)
+      // By the rules of whoever it was made for, which say nothing about what others believe.
+      if (isRefusedHostKey(error) && !isDeepStrictEqual(entry.rules, rulesOf(way))) return null
       throw error
     } finally {
       if (onHostKey !== undefined) entry.watchers.delete(onHostKey)

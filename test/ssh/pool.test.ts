@@ -183,6 +183,35 @@ describe('one connection for each server', () => {
     expect(connections).toHaveLength(0)
   })
 
+  const pinnedTo = (line: string) => ({ known: [line] })
+  test('that another’s rules refused says nothing to who has other rules, and all to who has the same', async () => {
+    const { pool, connections, hold, clock } = setUp()
+    const open = hold()
+    const wrong = Array.from({ length: 5 }, () => codeOf(run(pool, to('a', pinnedTo('ssh-ed25519 BBBB')))))
+    await settled()
+    const right = Array.from({ length: 5 }, () => codeOf(run(pool, to('a', pinnedTo(HOST_KEY)))))
+    await settled()
+    expect(pool.stats().connecting).toBe(1)
+    open()
+    // sshd counts one that left without a login.
+    await clock.advance(2000)
+    expect(new Set(await Promise.all(wrong))).toEqual(new Set(['host_key_changed']))
+    expect(new Set(await Promise.all(right))).toEqual(new Set(['fine']))
+    expect(connections).toHaveLength(1)
+  })
+
+  test('whose jump host another’s rules refused: the same', async () => {
+    const { pool, hold, clock } = setUp()
+    const open = hold()
+    const wrong = codeOf(run(pool, to('a', {}, hop('jump', pinnedTo('ssh-ed25519 BBBB')))))
+    await settled()
+    const right = codeOf(run(pool, to('a', {}, hop('jump', pinnedTo(HOST_KEY)))))
+    await settled()
+    open()
+    await clock.advance(2000)
+    expect([await wrong, await right]).toEqual(['host_key_changed', 'fine'])
+  })
+
   test.each(['its only user went away', 'the pool was closed'])(
     'is ended when it came about in the moment in which %s',
     async (what) => {
