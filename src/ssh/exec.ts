@@ -53,14 +53,18 @@ interface Collector {
   readonly text: () => string
 }
 
+/** Each is a packet with all that the runtime keeps about it: some 230 bytes, also where it holds one. */
+const MOST_CHUNKS = 1024
+
 const collector = (onOverflow: () => void): Collector => {
-  const chunks: Buffer[] = []
+  let chunks: Buffer[] = []
   let size = 0
   return {
     add: (chunk) => {
       size += chunk.length
       if (size > MAX_OUTPUT_BYTES) onOverflow()
       else chunks.push(chunk)
+      if (chunks.length > MOST_CHUNKS) chunks = [Buffer.concat(chunks)]
     },
     text: () => Buffer.concat(chunks).toString('utf8'),
   }

@@ -1,5 +1,7 @@
 import type { AddressInfo } from 'node:net'
 import net from 'node:net'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import ssh2 from 'ssh2'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { JobError } from '../../src/host/errors.ts'
@@ -102,4 +104,38 @@ describe('a jump host', () => {
     expect(await failure(session.forward('b', 22))).toMatchObject({ code: 'jump_failed' })
     await expect.poll(() => ended, { timeout: 2000 }).toBe(1)
   })
+})
+
+describe('a command', () => {
+  test('that prints byte by byte takes little more memory than what it prints', async () => {
+    const bytes = 30_000
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void
+    const used = (): number => {
+      collect()
+      const { heapUsed, external } = process.memoryUsage()
+      return heapUsed + external
+    }
+    const { promise: begun, resolve: begin } = Promise.withResolvers<ssh2.ServerChannel>()
+    const port = await serve((connection) => {
+      connection.on('session', (accept) => {
+        accept().on('exec', (acceptCommand) => begin(acceptCommand()))
+      })
+    })
+    const session = await connect(port)
+    const running = session.exec('chatter', '', { timeoutMs: 60_000 })
+    const channel = await begun
+    const before = used()
+    for (let sent = 0; sent < bytes; sent++) {
+      channel.write('x')
+      // So that each goes out by itself.
+      if (sent % 100 === 0) await new Promise((resolve) => setImmediate(resolve))
+    }
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    const taken = used() - before
+    channel.exit(0)
+    channel.end()
+    expect((await running).stdout).toHaveLength(bytes)
+    expect(taken).toBeLessThan(3_000_000)
+  }, 60_000)
 })
