@@ -60,12 +60,17 @@ interface Run {
 
 const readKey = async ({ lease, deps }: Run, reference: SecretReference): Promise<VersionedKey> => {
   const ms = deps.deadlines.secretMs
-  const material = await withDeadline(deps.secrets.read(reference, { signal: lease.signal }), {
+  const reading = deps.secrets.read(reference, { signal: lease.signal })
+  const material = await withDeadline(reading, {
     clock: deps.clock,
     ms,
     signal: lease.signal,
     onTimeout: () => new JobError('secret_store_unreachable', `the secret was not read within ${ms} ms`),
     onAbort: () => new JobError('cancelled', 'called off while reading the secret'),
+  }).catch((error: unknown) => {
+    // One that comes when nobody waits any more.
+    reading.then(disposeMaterial, () => undefined)
+    throw error
   })
   try {
     const key = await deps.keys.open(reference, material, lease.signal)

@@ -14,6 +14,8 @@ import { JobHead } from '../../src/protocol/job.ts'
 import { JobFailure } from '../../src/protocol/results.ts'
 import { fileStore } from '../../src/secrets/file.ts'
 import { createKeyCache, keySource } from '../../src/secrets/key-cache.ts'
+import { secretOf } from '../../src/secrets/secret.ts'
+import type { SecretMaterial } from '../../src/secrets/secret-store.ts'
 import { secretStores } from '../../src/secrets/stores.ts'
 import type { HostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool } from '../../src/ssh/pool.ts'
@@ -53,6 +55,7 @@ const run = async (
   seenHostKeys: readonly string[] = [HOST_KEY],
   keys = createKeyCache(timeless),
   knownHosts: string | null = null,
+  secrets = secretStores([fileStore({ directory })]),
 ) => {
   const requests: EnsureRequest[] = []
   const given: HostKeyRules[] = []
@@ -110,7 +113,7 @@ const run = async (
       secretDirectory: directory,
       allowLoopback: false,
     }),
-    secrets: secretStores([fileStore({ directory })]),
+    secrets,
     keys,
     pool,
     hostKeys: hostKeySource(knownHosts, systemClock),
@@ -186,6 +189,24 @@ describe('the executor', () => {
     })
     expect(outcome).toMatchObject({ error: { code: 'cancelled', message: 'called off' } })
     expect(connections).toBe(1)
+  })
+
+  test('a secret that comes when nobody waits for it any more is disposed of', async () => {
+    const { promise: coming, resolve: come } = Promise.withResolvers<SecretMaterial>()
+    const { promise: asked, resolve: ask } = Promise.withResolvers<void>()
+    const read = (): Promise<SecretMaterial> => {
+      ask()
+      return coming
+    }
+    const late = (callOff: () => void) => void asked.then(callOff)
+    const keys = createKeyCache(timeless)
+    const { outcome } = await run({}, [REPLY], late, [], keys, null, { types: ['file'], read })
+    expect(outcome).toMatchObject({ error: { code: 'cancelled' } })
+    const material = { privateKey: secretOf('key'), passphrase: secretOf('words'), version: '1' }
+    come(material)
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(() => material.privateKey.reveal()).toThrow('disposed')
+    expect(() => material.passphrase.reveal()).toThrow('disposed')
   })
 
   test('a key in known_hosts wins over the pinned one, in what is asked for and in what is reported', async () => {
