@@ -1,11 +1,14 @@
+import { getDiffieHellman } from 'node:crypto'
 import type { AddressInfo } from 'node:net'
 import net from 'node:net'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import ssh2 from 'ssh2'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
+import { sshString, uint32 } from '../../src/protocol/ssh-wire.ts'
 import type { LoginKey } from '../../src/secrets/private-key.ts'
 import { type HostKeyRules, hostKeyRules } from '../../src/ssh/host-keys.ts'
 import { connectSsh, type SshSession } from '../../src/ssh/session.ts'
@@ -85,6 +88,39 @@ describe('an impostor', () => {
     })
     endings.push(impostor.close, stranger.close)
     expect(await failure(connect(stranger.port))).toMatchObject({ code: 'host_key_changed' })
+  })
+})
+
+/** RFC 4253, section 6, before there is a cipher. */
+const packet = (type: number, ...fields: Buffer[]): Buffer => {
+  const payload = Buffer.concat([Buffer.from([type]), ...fields])
+  const padding = 16 - ((payload.length + 5) % 8)
+  return Buffer.concat([uint32(payload.length + padding + 1), Buffer.from([padding]), payload, Buffer.alloc(padding)])
+}
+
+describe('a group of its own for Diffie-Hellman', () => {
+  test('is never looked at: to find out whether a number is prime holds up everything else', async () => {
+    const [kexInit, gexGroup] = [20, 31]
+    const names = [
+      'diffie-hellman-group-exchange-sha256',
+      'ssh-ed25519',
+      ...['aes128-ctr', 'aes128-ctr', 'hmac-sha2-256', 'hmac-sha2-256', 'none', 'none', '', ''],
+    ].map((list) => sshString(list))
+    // Prime, and of no group that is known; 8192 bits take 25 s.
+    const safePrime = BigInt(`0x${getDiffieHellman('modp16').getPrime('hex')}`)
+    const prime = Buffer.from(((safePrime - 1n) / 2n).toString(16).padStart(1024, '0'), 'hex')
+    const stranger = await startStranger((socket) => {
+      socket.write('SSH-2.0-OpenSSH_9.2\r\n')
+      socket.write(packet(kexInit, Buffer.alloc(16), ...names, Buffer.alloc(5)))
+      socket.write(packet(gexGroup, sshString(prime), sshString(Buffer.from([2]))))
+    })
+    endings.push(stranger.close)
+    const delay = monitorEventLoopDelay({ resolution: 5 })
+    delay.enable()
+    const error = await failure(connect(stranger.port))
+    delay.disable()
+    expect(delay.max / 1e6).toBeLessThan(1000)
+    expect(error).toMatchObject({ code: 'ssh_handshake_failed' })
   })
 })
 
