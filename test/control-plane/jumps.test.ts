@@ -92,6 +92,27 @@ test('the first key that a jump host shows is pinned for all; only an admin chan
   expect((await jobFor(scene, '10.1.0.1')).server.jumps).toMatchObject([{ hostKeys: [OTHER_KEY] }])
 })
 
+test('an update of something else, with the same list again, forgets no key of a jump host; a new list replaces it', async () => {
+  const scene = await stage()
+  const sent = (keys: string[] | undefined) => one([{ host: 'bastion', host_keys: keys }])
+  await update(scene, sent([]))
+  const first = await jobFor(scene, '10.1.0.1')
+  await scene.fake.succeed(
+    first,
+    inspectResult(first, { jumps: [{ host: 'bastion', port: 22, hostKeys: [HOST_KEY] }] }),
+  )
+  const pinnedAfter = async (keys: string[] | undefined) => {
+    await update(scene, sent(keys))
+    const job = await jobFor(scene, '10.1.0.1')
+    await scene.fake.succeed(job, inspectResult(job))
+    return job.server.jumps[0]?.hostKeys
+  }
+  expect(await pinnedAfter([])).toEqual([HOST_KEY])
+  expect(await pinnedAfter(undefined)).toEqual([HOST_KEY])
+  expect(await pinnedAfter([])).toEqual([])
+  expect(await pinnedAfter([OTHER_KEY])).toEqual([OTHER_KEY])
+})
+
 test('by another way it is another machine: nothing that was learnt holds, and the two take no turns', async () => {
   const scene = await stage()
   await update(scene, one('a'))

@@ -54,7 +54,7 @@ const updatedServer = (
   former: ServerInput | undefined,
 ): ServerRecord => {
   const moved = pathOf(known) !== pathOf(input)
-  const jumps = wantedJumps(input.jumps, known.jumps ?? [])
+  const jumps = wantedJumps(input.jumps, known.jumps ?? [], former?.jumps)
   const forgotten = moved ? { hostId: null, inspection: null, failure: null, inspectedAt: null } : {}
   const hostKeys = moved ? (input.hostKeys ?? []) : wantedHostKeys(known.hostKeys, input.hostKeys, former?.hostKeys)
   const at = deps.clock.now()

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { z } from 'zod'
 import { type Hop, Host } from '../../protocol/integration.ts'
 import { AccountName } from '../../protocol/primitives.ts'
@@ -57,13 +58,24 @@ const isAt =
   (other: Place): boolean =>
     other.host === host && other.port === port
 
-/** What was learnt of a jump host stays while it is on the way, unless the admin names its keys. */
-export const wantedJumps = (wanted: readonly JumpInput[], known: readonly Hop[]): Hop[] =>
-  wanted.map(({ hostKeys, secretStore, ...place }) => ({
-    ...place,
-    hostKeys: [...(hostKeys ?? known.find(isAt(place))?.hostKeys ?? [])],
-    ...(secretStore === undefined ? {} : { secretStore }),
-  }))
+/**
+ * What was learnt of a jump host stays while it is on the way, unless the admin names its keys. That the same list is sent
+ * again, as `former` was, names nothing: an update of something else would forget what was learnt since.
+ */
+export const wantedJumps = (
+  wanted: readonly JumpInput[],
+  known: readonly Hop[],
+  former: readonly JumpInput[] = [],
+): Hop[] =>
+  wanted.map(({ hostKeys, secretStore, ...place }) => {
+    const learnt = known.find(isAt(place))?.hostKeys
+    const named = isDeepStrictEqual(hostKeys, former.find(isAt(place))?.hostKeys) ? undefined : hostKeys
+    return {
+      ...place,
+      hostKeys: [...(named ?? learnt ?? hostKeys ?? [])],
+      ...(secretStore === undefined ? {} : { secretStore }),
+    }
+  })
 
 type Shown = Place & { readonly hostKeys: readonly string[] }
 
