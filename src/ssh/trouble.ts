@@ -103,7 +103,7 @@ const TOO_LONG =
 
 const authenticationFault = (error: unknown, progress: Progress): Fault => {
   if (progress.partialSuccess) {
-    const wanted = progress.methodsLeft.join(', ')
+    const wanted = quote(progress.methodsLeft.join(', '))
     return { code: 'ssh_mfa_required', message: `the server accepted the key and wants more: ${wanted}` }
   }
   if (progress.keyRefused) return { code: 'ssh_auth_failed', message: 'the server refused the key' }

@@ -91,6 +91,24 @@ describe('an impostor', () => {
   })
 })
 
+describe('a server that wants more than a key', () => {
+  test('and names it in its own way is quoted on one short, printable line', async () => {
+    const server = new ssh2.Server({ hostKeys: [hostKey] }, (connection) => {
+      connection.on('error', () => undefined)
+      connection.on('authentication', (request) => {
+        const methods = ['keyboard-interactive', '\x1b[2J\r\nall is well', 'x'.repeat(20_000)]
+        request.reject(methods as ssh2.AuthenticationType[], true)
+      })
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()))
+    endings.push(() => server.close())
+    const error = await failure(connect((server.address() as AddressInfo).port))
+    expect(error.code).toBe('ssh_mfa_required')
+    expect(error.message).toMatch(/^[\x20-\x7e]{1,200}$/)
+    expect(error.message).toContain('keyboard-interactive')
+  })
+})
+
 /** RFC 4253, section 6, before there is a cipher. */
 const packet = (type: number, ...fields: Buffer[]): Buffer => {
   const payload = Buffer.concat([Buffer.from([type]), ...fields])
