@@ -101,10 +101,15 @@ interface Connected {
 
 const placeName = ({ host, port }: Pick<Server, 'host' | 'port'>): string => `${host} ${port}`
 
-/** For the control plane to pin, where it knows none yet. */
-const jumpKeys = ({ seenHostKeys }: Run, { jumps }: Route): Pick<PresentResult, 'jumps'> => {
+/**
+ * For the control plane to pin, where it knows none yet. What two machines of one private address on one way have shown is
+ * not told apart by their place: nothing is said of those.
+ */
+const jumpKeys = ({ seenHostKeys }: Run, { jumps, target }: Route): Pick<PresentResult, 'jumps'> => {
+  const places = [...jumps, target].map(({ server }) => placeName(server))
   const shown = jumps.map(({ server, rules }) => {
-    const seen = seenHostKeys.get(placeName(server))
+    const place = placeName(server)
+    const seen = places.indexOf(place) === places.lastIndexOf(place) ? seenHostKeys.get(place) : undefined
     return { host: server.host, port: server.port, hostKeys: seen === undefined ? [] : keysToReport(seen, rules) }
   })
   return shown.length === 0 ? {} : { jumps: shown }

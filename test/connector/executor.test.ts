@@ -28,6 +28,7 @@ import { configOf, noHostProgram, secretDirectory } from './setup.ts'
 // with an answer that a real server gives once in a thousand times; connector-on-host.test.ts has the real one.
 
 const HOST_KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJxjPlNZ+WpRpxTjtk6Crq5HyEmnw0Ln3MjzjpuqaaM1'
+const JUMP_KEY = HOST_KEY.replace('aaM1', 'aaM3')
 const REPLY: PresentReply = {
   hostId: 'h_1',
   uid: 20000,
@@ -61,10 +62,11 @@ const run = async (
   const given: HostKeyRules[] = []
   let connections = 0
   const pool: Pick<Pool, 'use'> = {
-    use: async ({ target }, { onHostKey }, work) => {
+    use: async ({ jumps, target }, { onHostKey }, work) => {
       connections++
       const { server } = target
       given.push(target.rules)
+      for (const hop of jumps) onHostKey?.(hop, JUMP_KEY)
       for (const line of seenHostKeys) onHostKey?.(target, line)
       const link = {
         user: server.user,
@@ -207,6 +209,14 @@ describe('the executor', () => {
     await new Promise((resolve) => setImmediate(resolve))
     expect(() => material.privateKey.reveal()).toThrow('disposed')
     expect(() => material.passphrase.reveal()).toThrow('disposed')
+  })
+
+  test.each([
+    ['elsewhere', [JUMP_KEY]],
+    ['server', []],
+  ])('reports what a jump host at %s showed, and nothing where the server has the same address', async (host, keys) => {
+    const { outcome } = await run({ hostKeys: [], jumps: [{ host, user: 'apono' }] }, [REPLY])
+    expect(outcome).toMatchObject({ result: { hostKeys: [HOST_KEY], jumps: [{ host, port: 22, hostKeys: keys }] } })
   })
 
   test('a key in known_hosts wins over the pinned one, in what is asked for and in what is reported', async () => {
