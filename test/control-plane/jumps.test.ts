@@ -113,6 +113,22 @@ test('an update of something else, with the same list again, forgets no key of a
   expect(await pinnedAfter([OTHER_KEY])).toEqual([OTHER_KEY])
 })
 
+test('what is pinned of a jump host, by the first contact or by an admin, is in the audit', async () => {
+  const scene = await stage()
+  await update(scene, one('bastion'))
+  const first = await jobFor(scene, '10.1.0.1')
+  const jumps = [{ host: 'bastion', port: 22, hostKeys: [HOST_KEY] }]
+  await scene.fake.succeed(first, inspectResult(first, { jumps }))
+  await update(scene, one('bastion'))
+  await update(scene, one([{ host: 'bastion', host_keys: [OTHER_KEY] }]))
+  const { items } = (await scene.admin.ok('GET', '/api/v1/audit')) as {
+    items: { action: string; detail: { jump?: string; was?: string[]; is: string[] } }[]
+  }
+  const told = items.filter(({ detail }) => detail.jump === 'bastion:22')
+  expect(told.map(({ action }) => action).toSorted()).toEqual(['server.host_key_pinned', 'server.host_keys_changed'])
+  for (const { detail } of told) expect(detail.is).toHaveLength(1)
+})
+
 test('by another way it is another machine: nothing that was learnt holds, and the two take no turns', async () => {
   const scene = await stage()
   await update(scene, one('a'))

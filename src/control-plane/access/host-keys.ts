@@ -7,7 +7,7 @@ import type { Tx } from '../store/store.ts'
 import { audit, SYSTEM } from './audit.ts'
 import type { Deps } from './deps.ts'
 import { sameMachine } from './grants.ts'
-import { pathOf } from './jump-list.ts'
+import { isAt, pathOf } from './jump-list.ts'
 import type { Failure, GrantRecord, ServerRecord } from './model.ts'
 import { MAX_HOST_KEYS } from './server-fields.ts'
 
@@ -41,6 +41,23 @@ const repinGrant = async (tx: Tx, deps: Deps, grant: GrantRecord, hostKeys: read
   }
 }
 
+/** Of the jump hosts on the way, for who asks later whose hand it was. */
+export const auditJumps = async (
+  tx: Tx,
+  deps: Deps,
+  by: string,
+  action: string,
+  before: ServerRecord,
+  server: ServerRecord,
+): Promise<void> => {
+  for (const jump of server.jumps ?? []) {
+    const was = before.jumps?.find(isAt(jump))?.hostKeys ?? []
+    if (same(was, jump.hostKeys)) continue
+    const keys = { was: was.map(describe), is: jump.hostKeys.map(describe) }
+    await audit(tx, deps, by, action, server.id, { name: server.name, jump: `${jump.host}:${jump.port}`, ...keys })
+  }
+}
+
 /** After an admin has changed a server. Grants at another address keep what they were made with. */
 export const followHostKeys = async (
   tx: Tx,
@@ -49,6 +66,7 @@ export const followHostKeys = async (
   server: ServerRecord,
   by: string,
 ): Promise<void> => {
+  await auditJumps(tx, deps, by, 'server.host_keys_changed', before, server)
   if (same(before.hostKeys, server.hostKeys)) return
   const detail = { name: server.name, was: before.hostKeys.map(describe), is: server.hostKeys.map(describe) }
   await audit(tx, deps, by, 'server.host_keys_changed', server.id, detail)

@@ -53,7 +53,7 @@ export const JumpsInput = z
   .transform((jumps) => jumps ?? [])
 
 type Place = { readonly host: string; readonly port: number }
-const isAt =
+export const isAt =
   ({ host, port }: Place) =>
   (other: Place): boolean =>
     other.host === host && other.port === port

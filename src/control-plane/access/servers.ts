@@ -1,8 +1,9 @@
 import type { InspectResult } from '../../protocol/results.ts'
 import type { Tx } from '../store/store.ts'
+import { SYSTEM } from './audit.ts'
 import { inspectBackOff, MAX_INSPECT_FAILURES } from './back-off.ts'
 import type { Deps } from './deps.ts'
-import { pinFirst } from './host-keys.ts'
+import { auditJumps, pinFirst } from './host-keys.ts'
 import { serverKey } from './jobs.ts'
 import { pinJumps } from './jump-list.ts'
 import type { Failure, JobRecord, ServerRecord } from './model.ts'
@@ -27,6 +28,7 @@ export const learnMachine = async (
   }
   const hostKeys = await pinFirst(tx, deps, server, seen.hostKeys)
   const learnt = { ...server, hostId, hostKeys, jumps: pinJumps(server.jumps ?? [], seen.jumps) }
+  await auditJumps(tx, deps, SYSTEM, 'server.host_key_pinned', server, learnt)
   await tx.servers.put(learnt)
   return learnt
 }
