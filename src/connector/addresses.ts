@@ -26,9 +26,14 @@ const LOOPBACK = blockList(
   ],
 )
 
-/** The metadata services of the clouds live here; AWS has one more outside, in its own private range. */
+/** The metadata services of the clouds live here; AWS, Azure, Alibaba and Oracle have more outside. */
 const LINK_LOCAL = blockList(
-  [['169.254.0.0', 16]],
+  [
+    ['169.254.0.0', 16],
+    ['168.63.129.16', 32],
+    ['100.100.100.200', 32],
+    ['192.0.0.192', 32],
+  ],
   [
     ['fe80::', 10],
     ['fd00:ec2::', 32],
