@@ -2,14 +2,12 @@ import { SocketAddress } from 'node:net'
 import { isDeepStrictEqual } from 'node:util'
 import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { HostLink } from '../host/link.ts'
-import type { Clock } from '../observability/clock.ts'
 import type { Breakers } from './breaker.ts'
 import { createGate, createGates, type Gate } from './gate.ts'
 import { type HostKeyRules, judgeHostKey } from './host-keys.ts'
-import type { LoginOutcome, Ramp } from './ramp.ts'
-import type { Offer, RefusedKeys } from './refused-keys.ts'
-import { factsOf, type Hop, namesOf, placeOf, type Route } from './route.ts'
-import { connectSsh, type SshDeadlines, type SshSession } from './session.ts'
+import { called, createLogIn, type LoginDeps, type LoginOptions } from './login.ts'
+import { before, factsOf, type Hop, namesOf, placeOf, type Route, type Way, wayOf } from './route.ts'
+import type { SshSession } from './session.ts'
 import type { CheckedAddress } from './socket.ts'
 
 /**
@@ -33,16 +31,9 @@ export interface Pool {
   close(): Promise<void>
 }
 
-export interface UseOptions {
-  readonly signal?: AbortSignal
-  /** The end of access: it waits for no circuit longer than 15 s. */
-  readonly urgent?: boolean
-  /** A person asked, perhaps after mending the server: a key that it refused is offered once more. */
-  readonly offerAgain?: boolean
+export interface UseOptions extends LoginOptions {
   /** The work changes the server. */
   readonly alone?: boolean
-  /** Told the key that a hop shows, also when it is then refused. */
-  readonly onHostKey?: (hop: Hop, line: string) => void
 }
 
 export interface PoolStats {
@@ -51,16 +42,6 @@ export interface PoolStats {
   readonly inUse: number
   /** Servers and jump hosts that are left alone, or due to be tried. */
   readonly circuits: ReturnType<Breakers['list']>
-}
-
-export interface PoolDeps {
-  readonly clock: Clock
-  readonly deadlines: SshDeadlines
-  readonly random: () => number
-  readonly ramp: Ramp
-  readonly breakers: Breakers
-  readonly refusedKeys: RefusedKeys
-  readonly connect?: typeof connectSsh
 }
 
 export interface PoolLimits {
@@ -101,24 +82,6 @@ interface Held {
   readonly session: SshSession
 }
 
-/** A hop with the way to it: its own name comes last, too. */
-interface Way {
-  readonly hops: readonly Hop[]
-  readonly names: readonly string[]
-  readonly hop: Hop
-  readonly name: string
-}
-
-/** As far as the jump host before the last hop; null for the first. */
-const before = ({ hops, names }: Way): Way | null =>
-  hops.length === 1 ? null : wayOf(hops.slice(0, -1), names.slice(0, -1))
-
-const wayOf = (hops: readonly Hop[], names: readonly string[]): Way => {
-  const [hop, name] = [hops.at(-1), names.at(-1)]
-  if (hop === undefined || name === undefined) throw new JobError('internal_error', 'a route without a target')
-  return { hops, names, hop, name }
-}
-
 const rulesOf = ({ hops }: Way): HostKeyRules[] => hops.map(({ rules }) => rules)
 
 /** A jump host's trouble is told as such: the server behind it may be well. */
@@ -127,9 +90,6 @@ const ofJumpHost = (error: unknown, { hop }: Way): unknown =>
     ? new JobError(error.code, `jump host ${placeOf(hop)}: ${error.message}`, factsOf(hop), { cause: error })
     : error
 
-/** Turned away in a crowd is no reason to fail: sshd drops at random there, and nothing has begun. */
-const TURNED_AWAY_TRIES = 5
-const TURNED_AWAY_PAUSE_MS = 150
 /** sshd may still count a session whose end it has told us. */
 const SESSION_PAUSE_MS = 50
 
@@ -149,30 +109,12 @@ const canonical = ({ address, family }: CheckedAddress): string =>
 const isRefusedChannel = (error: unknown): boolean =>
   error instanceof JobError && (error.code === 'ssh_channel_refused' || error.code === 'ssh_no_sessions')
 
-const offerOf = ({ offerAgain, urgent }: UseOptions): Offer => {
-  if (offerAgain === true) return 'person'
-  return urgent === true ? 'end_of_access' : 'job'
-}
-
 const isRefusedHostKey = (error: unknown): boolean =>
   error instanceof JobError && /^host_key_(?:changed|unknown|revoked)$/.test(error.code)
 
-const isTurnedAway = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_turned_away'
-
-const NEVER_THERE: ReadonlySet<string> = new Set(['ssh_unreachable', 'ssh_penalised', 'jump_failed', 'jump_forbidden'])
-
-/** How a login went as sshd counts it. */
-const outcomeOf = (error: unknown): LoginOutcome => {
-  const code = error instanceof JobError ? error.code : ''
-  if (code === 'ssh_turned_away') return 'turned_away'
-  if (code === 'ssh_auth_failed') return 'key_refused'
-  return NEVER_THERE.has(code) ? 'unreachable' : 'left'
-}
-
-const called = (facts: ErrorFacts): JobError => new JobError('cancelled', 'called off while connecting', facts)
-
-export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
-  const { clock, ramp, breakers, refusedKeys, connect = connectSsh } = deps
+export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
+  const { clock, breakers } = deps
+  const logIn = createLogIn(deps)
   const { idleMs = 300_000, most = 1000, channels = 8 } = limits
   /** By name, the one that was not used for longest first. */
   const entries = new Map<string, Entry>()
@@ -180,59 +122,6 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
   const stopped = new AbortController()
   let closed = false
   let sweeping = false
-
-  // ---------------------------------------------------------------- making a connection
-
-  const logIn = async ({ hop, name }: Way, through: SshSession | null, options: UseOptions): Promise<SshSession> => {
-    const { server } = hop
-    const here = `${server.addresses[0]?.address ?? server.host} ${server.port}`
-    const left = await ramp.enter(through === null ? here : name, options.signal)
-    let how: LoginOutcome = 'unreachable'
-    try {
-      const session = await connect(server, hop.key.key, hop.rules, {
-        clock,
-        deadlines: deps.deadlines,
-        signal: options.signal,
-        onHostKey: (line) => options.onHostKey?.(hop, line),
-        ...(through === null ? {} : { openSocket: () => through.forward(server.host, server.port, options.signal) }),
-      })
-      how = 'logged_in'
-      return session
-    } catch (error) {
-      how = outcomeOf(error)
-      throw error
-    } finally {
-      left(how)
-    }
-  }
-
-  const logInPatiently = async (...attempt: Parameters<typeof logIn>): Promise<SshSession> => {
-    for (let tries = 1; ; tries++) {
-      try {
-        return await logIn(...attempt)
-      } catch (error) {
-        if (!isTurnedAway(error) || tries >= TURNED_AWAY_TRIES) throw error
-        const pause = TURNED_AWAY_PAUSE_MS * 2 ** (tries - 1) * (0.5 + deps.random())
-        await clock.sleep(pause, attempt[2].signal)
-      }
-    }
-  }
-
-  const connectHop = async (way: Way, through: SshSession | null, options: UseOptions): Promise<SshSession> => {
-    const { hop, name } = way
-    const facts = factsOf(hop)
-    refusedKeys.check(name, hop.key.version, facts, offerOf(options))
-    breakers.admit(name, facts, options.urgent === true)
-    try {
-      const session = await logInPatiently(way, through, options)
-      refusedKeys.forget(name)
-      return session
-    } catch (error) {
-      breakers.failed(name, error)
-      if (error instanceof JobError && error.code === 'ssh_auth_failed') refusedKeys.remember(name, hop.key.version)
-      throw options.signal?.aborted ? called(facts) : error
-    }
-  }
 
   // ---------------------------------------------------------------- entries
 
@@ -320,13 +209,13 @@ export const createPool = (deps: PoolDeps, limits: PoolLimits = {}): Pool => {
     goesThrough: (entry: Entry) => void,
   ): Promise<SshSession> => {
     const jump = before(way)
-    if (jump === null) return await connectHop(way, null, options)
+    if (jump === null) return await logIn(way, null, options)
     const { entry, session } = await hold(jump, options).catch((error: unknown) => {
       throw ofJumpHost(error, jump)
     })
     goesThrough(entry)
     try {
-      const inner = await connectHop(way, session, options)
+      const inner = await logIn(way, session, options)
       breakers.succeeded(entry.name)
       inner.onClosed(() => release(entry))
       return inner

@@ -4,7 +4,8 @@ import type { Clock } from '../observability/clock.ts'
 /**
  * Keys that a server refused. Newer sshd bans an address that offers refused keys (PerSourcePenalties), and with it
  * everybody behind it, so one is offered once: the next attempt comes when the secret's version has changed, or when a
- * person asks for it. Only the end of access tries by itself, once an hour: the server may have been mended meanwhile.
+ * person asks for it. Only the end of access tries by itself, every ten minutes: the server may have been mended meanwhile,
+ * and whoever is to leave may have broken it for a moment.
  */
 export interface RefusedKeys {
   /** Throws `ssh_auth_failed` for a version of a secret that this server has refused. */
@@ -15,7 +16,7 @@ export interface RefusedKeys {
 
 export type Offer = 'job' | 'end_of_access' | 'person'
 
-export const END_TRIES_AFTER_MS = 3_600_000
+export const END_TRIES_AFTER_MS = 600_000
 
 /** A fleet that lost its key altogether is remembered whole. */
 const MOST_SERVERS = 20_000

@@ -1,4 +1,4 @@
-import type { ErrorFacts } from '../host/errors.ts'
+import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { LoginKey } from '../secrets/private-key.ts'
 import type { HostKeyRules } from './host-keys.ts'
 import type { SshServer } from './session.ts'
@@ -41,3 +41,21 @@ export const factsOf = ({ server, key }: Hop): ErrorFacts => ({
   port: server.port,
   fingerprint: key.key.fingerprint,
 })
+
+/** A hop with the way to it: its own name comes last, too. */
+export interface Way {
+  readonly hops: readonly Hop[]
+  readonly names: readonly string[]
+  readonly hop: Hop
+  readonly name: string
+}
+
+/** As far as the jump host before the last hop; null for the first. */
+export const before = ({ hops, names }: Way): Way | null =>
+  hops.length === 1 ? null : wayOf(hops.slice(0, -1), names.slice(0, -1))
+
+export const wayOf = (hops: readonly Hop[], names: readonly string[]): Way => {
+  const [hop, name] = [hops.at(-1), names.at(-1)]
+  if (hop === undefined || name === undefined) throw new JobError('internal_error', 'a route without a target')
+  return { hops, names, hop, name }
+}

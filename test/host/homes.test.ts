@@ -47,11 +47,11 @@ it('a mount below a home, where /home is a link', async () => {
   await wasThere('eli')
   await change(
     host,
-    'mkdir /srv/work /home/eli/work; echo precious >/srv/work/note; mount --bind /srv/work /home/eli/work',
+    'mkdir /srv/shared /home/eli/work; echo precious >/srv/shared/note; mount --bind /srv/shared /home/eli/work',
   )
   await expect(clean('eli')).rejects.toMatchObject({ code: 'cleanup_failed' })
-  expect((await host.exec('cat /srv/work/note')).stdout).toBe('precious\n')
+  expect((await host.exec('cat /srv/shared/note')).stdout).toBe('precious\n')
   await change(host, 'umount /home/eli/work')
   expect(await clean('eli')).toMatchObject({ account: 'deleted' })
-  expect((await host.exec('cat /srv/work/note; ls /home')).stdout).not.toContain('eli')
+  expect((await host.exec('cat /srv/shared/note; ls /home')).stdout).not.toContain('eli')
 })

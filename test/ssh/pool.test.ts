@@ -484,7 +484,7 @@ describe('a key that a server refused', () => {
 })
 
 describe('a key that a server refused, and perhaps takes by now,', () => {
-  test('is offered once more when a person asks, and by an end of access once an hour', async () => {
+  test('is offered once more when a person asks, and by an end of access every ten minutes', async () => {
     const { pool, refusals, clock } = setUp()
     const offered = async (options: UseOptions): Promise<boolean> => {
       refusals.push('ssh_auth_failed')
