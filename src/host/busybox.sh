@@ -41,7 +41,7 @@ account_delete() {
 
 group_create() { edit group "$ADD" "$1" "$(awk -F: '{ u[$3] } END { for (i = 999; i in u; i--) ; print i }' /etc/group)"; }
 group_delete() { edit group "$DROP" "$1"; }
-group_join() { edit group "$MEMBER" "$1" "$2" +; }
+group_join() { split_groups "$1"; for word in $LIST; do edit group "$MEMBER" "$word" "$2" + || return; done; }
 group_leave() { edit group "$MEMBER" "$1" "$2"; }
 
 # For awk, with n a name and a, b its values. Each leaves a file alone in which its work is done.
@@ -61,6 +61,7 @@ edited() { awk -F: "$2" OFS=: n="$3" a="$4" b="$5" "/etc/$1"; }
 
 # FILE PROGRAM NAME A B: makes of an account file what the awk program makes of it.
 edit() {
+  settle
   file=/etc/$1 ours=/etc/.apono.$1 rounds=0
   until edited "$@" | cmp -s - "$file"; do
     rounds=$((rounds + 1)) stale='' WORDS="$file, $file+: in use, read-only, or not root's"

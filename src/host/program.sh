@@ -40,8 +40,9 @@ places() {
 '
   DOOMED=''                               # what a revocation could not do
   WORDS=''                                # what the last account tool said
-  FLUSH=''                                # a folder to flush with the next
-  LOOKED=''                               # groups that `FOUND` tells of
+  GRANT_TEXT='' LOGIN_TEXT=''             # records that `settle` writes down
+  FLUSH='' FOLDERS='' RENAMES=''          # what `write_down` flushes, and puts in place
+  A_shadow='' LOW=''                      # what `look` saw, and from where it looks
   OWN=''                                  # folders that were found to be root's alone
   CHANGED=false ADDED='' SESSIONS=0 LEFT=0 EXPIRY=logins RESIDUE='' STRANGERS='' WAITS=0 OVERTAKEN=''
 }
@@ -189,20 +190,45 @@ read_text() {
   TEXT=${TEXT%"$NL"}
 }
 
-# FILE MODE TEXT, mode 600 or 644: readers see the old file or the new one, and the new one survives a power cut.
-replace_file() {
-  # A name with a dot in front: nothing that reads the folder takes it for a record, a trust line or a setting.
-  new=${1%/*}/.new.${1##*/}
-  { [ ! -e "$new" ] && [ ! -L "$new" ]; } || rm -f "$new"
+# FILE MODE TEXT, mode 600 or 644: survives a power cut from the next `write_down` on. Until then a file that was there
+# is what it was; where none was, readers see none or the whole, and after a power cut perhaps an empty one.
+stage() {
+  new=$1
+  if [ -e "$1" ] || [ -L "$1" ]; then
+    # A name with a dot in front: nothing that reads the folder takes it for a record, a trust line or a setting.
+    new=${1%/*}/.new.${1##*/}
+    { [ ! -e "$new" ] && [ ! -L "$new" ]; } || rm -f "$new"
+  fi
   [ "$2" != 600 ] || umask 077
   printf '%s\n' "$3" >"$new"
   written=$?
   umask 022
-  [ "$written" = 0 ] &&
-    flush "$new" && mv -f "$new" "$1" && flush ${FLUSH:+"$FLUSH"} "${1%/*}" && { FLUSH=''; return; }
-  rm -f "$new"
-  return 1
+  [ "$written" = 0 ] || { rm -f "$new"; return 1; }
+  if [ "$new" = "$1" ]; then FLUSH="$FLUSH $1 ${1%/*}"
+  else FLUSH="$FLUSH $new" FOLDERS="$FOLDERS ${1%/*}" RENAMES="$RENAMES $new $1"; fi
 }
+
+# Everything that was staged, in that order. Paths hold no blanks.
+# shellcheck disable=SC2086  # lists of paths
+write_down() {
+  text=$LOGIN_TEXT LOGIN_TEXT=''
+  [ -z "$text" ] || stage "$LOGIN_FILE" 600 "$text" || return
+  text=$GRANT_TEXT GRANT_TEXT=''
+  [ -z "$text" ] || stage "$R_FILE" 600 "$text" || return
+  [ -z "$FLUSH" ] || flush $FLUSH
+  set -- $RENAMES
+  folders=$FOLDERS FLUSH='' FOLDERS='' RENAMES=''
+  while [ $# -gt 1 ]; do
+    mv -f "$1" "$2" || return
+    shift 2
+  done
+  [ -z "$folders" ] || flush $folders
+}
+
+replace_file() { stage "$@" && write_down; }
+
+# Before anything is done that the records speak of.
+settle() { [ -z "$GRANT_TEXT$LOGIN_TEXT" ] || write_down || ledger_failed; }
 
 # Read by the shell itself: on a machine that can't start another process, a half-read identity would look like a
 # cloned machine, and other people's logins would be expired.
@@ -277,22 +303,23 @@ RECORDED='format host machine login cp person generation epoch state not_after c
 removed powers shrinking origin since on_revoke root_processes sshd'
 LOGIN_KEYS='login cp person uid state trust_mode added made_by powers shrinking origin since'
 
+# A record without a state is what a power cut left of one.
 read_grant() {
   R_state='' R_generation=0 R_epoch=0 R_content='' R_login='' R_person='' R_groups='' R_not_after=0 R_removed='' R_origin=''
   R_trust=''
   R_FILE=$GRANTS/$P_cp.$P_grant
-  [ -f "$R_FILE" ] && read_record R_ "$R_FILE"
+  [ -f "$R_FILE" ] && read_record R_ "$R_FILE" && [ -n "$R_state" ]
 }
 
-# STATE TRUST RESULT: the last two are ready-made lines. Never called in a pipe, so that `fail` ends the whole run.
+# STATE TRUST RESULT: the last two are ready-made lines.
 write_grant() {
   [ -z "$L_login" ] || R_origin=$L_origin
   new_record P_ login person generation epoch content groups on_revoke root_processes sshd
-  replace_file "$R_FILE" 600 "$RECORD
+  GRANT_TEXT="$RECORD
 state=$1
 not_after=$R_not_after
 removed=$R_removed
-origin=$R_origin${2:+$NL$2}${3:+$NL$3}" || ledger_failed
+origin=$R_origin${2:+$NL$2}${3:+$NL$3}"
 }
 
 # PREFIX KEY...: the lines of a record so far, in RECORD
@@ -302,22 +329,26 @@ new_record() {
 }
 
 # A grant that can't be recorded is not given. An end that can't be recorded is done all the same, and not confirmed:
-# otherwise a full disk would keep people in.
+# otherwise a full disk would keep people in. Never in a pipe, so that `fail` ends the whole run.
 ledger_failed() {
   [ "$P_op" != present ] || fail read_only "$STATE"
   doomed "$STATE cannot be written"
 }
 
 read_login() {
-  for key in $LOGIN_KEYS; do eval "L_$key=''"; done
-  L_origin=made L_text=''
+  settle
+  forget_login
   [ -f "$LOGINS/$1" ] || return 1
   read_record L_ "$LOGINS/$1"
+  # Left of one by a power cut, before anything was made.
+  [ -n "$L_state" ] || { forget_login; return 1; }
   # Whoever was root may have written there: nothing in it may turn us against another account.
   L_login=$1
   case $L_uid in *[!0-9]* | ???????????*) damaged_login; return 1 ;; esac
   [ "${L_uid:-1000}" -ge 1000 ] || { damaged_login; return 1; }
 }
+
+forget_login() { for key in $LOGIN_KEYS; do eval "L_$key=''"; done; L_origin=made L_text=''; }
 
 adopted() { [ "$L_origin" = adopted ]; }
 
@@ -326,15 +357,13 @@ damaged_login() {
   case $P_op in absent | inspect) ;; *) fail ledger_unsafe "$LOGINS/$L_login" ;; esac
 }
 
-# What stands there already is only flushed, with the grant's record that follows: the run that wrote it may have died
-# before it did that.
+# What stands there already is only flushed, with what follows: the run that wrote it may have died before it did that.
 write_login() {
+  LOGIN_FILE=$LOGINS/$L_login LOGIN_TEXT=''
   # shellcheck disable=SC2086  # words
   new_record L_ $LOGIN_KEYS
-  if [ "$RECORD$NL" = "$L_text" ] && [ -f "$LOGINS/$L_login" ]; then FLUSH=$LOGINS; return; fi
-  L_text=''
-  replace_file "$LOGINS/$L_login" 600 "$RECORD" || { ledger_failed; return; }
-  L_text=$RECORD$NL
+  if [ "$RECORD$NL" = "$L_text" ] && [ -f "$LOGIN_FILE" ]; then FLUSH="$FLUSH $LOGIN_FILE $LOGINS"
+  else LOGIN_TEXT=$RECORD L_text=$RECORD$NL; fi
 }
 
 # Every other grant of the login that is wanted now, as lines of "record groups" in OTHERS. Read once, and only whole: on
@@ -403,6 +432,7 @@ fence() {
     absent.absent)
       R_not_after=$(later "$R_not_after" "$P_not_after")
       write_grant absent '' "$(grep '^result=' "$R_FILE")"
+      settle
       stored_result ;;
   esac
 }
@@ -433,6 +463,7 @@ conclude() {
   for line in "$@"; do stored=$stored${stored:+$NL}result=$line; done
   all_forked
   [ -n "$OVERTAKEN" ] || write_grant "$state" "$trust" "$stored"
+  settle
   [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
   for line in "$@"; do say "field $line"; done
   field host_id "$HOST_ID"
@@ -447,6 +478,10 @@ find_account() {
   if [ -n "$entry" ]; then A_source=local
   elif entry=$(lookup passwd "$1") && [ -n "$entry" ]; then A_source=directory
   else return 1; fi
+  split_entry
+}
+# A line of /etc/passwd in `entry`.
+split_entry() {
   IFS=:
   # shellcheck disable=SC2086  # is to be split
   set -- $entry
@@ -463,16 +498,6 @@ in_group() {
   awk -F: -v name="$1" -v login="$2" -v gid="${3:-none}" '
     $1 == name && ($3 == gid || index("," $4 ",", "," login ",")) { found = 1 }
     END { exit !found }' /etc/group
-}
-
-# NAME...: in FOUND, which of these groups are local, and with a + in front those that the login is in, as in_group says.
-look_for_groups() {
-  LOOKED=" $*"
-  FOUND=$(awk -F: -v names="$*" -v login="$P_login" -v gid="${A_gid:-none}" '
-    BEGIN { n = split(names, m, " "); while (n) wanted[m[n--]]; printf " " }
-    $1 in wanted { printf "%s ", $1; if ($3 == gid || index("," $4 ",", "," login ",")) printf "+%s ", $1 }
-    END { printf "+" }' /etc/group)
-  case $FOUND in *+) ;; *) starved ;; esac
 }
 
 managed_group() { if [ "$L_trust_mode" = home ]; then echo "$MANAGED_HOME"; else echo "$MANAGED_ROOT_FILE"; fi; }
@@ -499,6 +524,7 @@ can_become() {
 
 # Account tools say the same words for a lock that will be free soon and for a read-only /etc: only the first is waited for.
 patiently() {
+  settle
   tries=0
   while :; do
     WORDS=$("$@" 2>&1 9>&-) && return 0
@@ -509,25 +535,29 @@ patiently() {
   done
 }
 
-# LOGIN UID SHELL GROUP: with a group of its own besides, and expired from the first moment: nobody can use it before it is
-# finished, which a tool that knows no -G leaves to `finish_login`.
+# LOGIN UID SHELL GROUPS: with a group of its own besides, and expired from the first moment: nobody can use it before it is
+# finished, which a tool that knows no -G leaves to `finish_login` and `join_groups`.
 account_create() {
   # A run that died inside useradd may have left the login's own group behind.
-  own_group=-U; ! group_is_local "$1" || own_group="-g $1"
+  own_group=-U; case $FOUND in *" $1 "*) own_group="-g $1" ;; esac
   # shellcheck disable=SC2086  # an option, or an option and a checked name
   patiently useradd -m -d "/home/$1" -u "$2" $own_group -s "$3" -G "$4" -p '*' -e 1970-01-02 -c apono-connector "$1"
 }
 # usermod refuses a name that stands twice in /etc/passwd; chage and passwd look at /etc/shadow only.
 account_off() { patiently usermod -e 1 -L "$1" || { patiently chage -E 1 "$1" && patiently passwd -l "$1"; }; }
 account_expire() { patiently usermod -e 1 "$1"; }
-# '*' is a password that nobody can type and that no sshd takes for a lock, as it does '!'.
-account_on() { patiently usermod -p '*' -e '' "$1"; }
+# '*' is a password that nobody can type and that no sshd takes for a lock, as it does '!'. Where only the expiry is in the
+# way, as with an account that was just made, chage needs half of the time.
+account_on() {
+  case $A_shadow in '*:'?*) have chage && patiently chage -E -1 "$1" && return ;; esac
+  patiently usermod -p '*' -e '' "$1"
+}
 # Never -f: it leaves live processes. Never -r: root removes nothing below a path that the person laid.
 account_delete() { patiently userdel "$1" && ! is_account "$1"; }
 
 group_create() { patiently groupadd -r "$1"; }
 group_delete() { patiently groupdel "$1"; }
-# GROUP LOGIN
+# GROUP,... LOGIN
 group_join() { patiently usermod -aG "$1" "$2"; }
 group_leave() {
   # gpasswd loses updates without saying so (shadow-maint/shadow#347).
@@ -631,6 +661,7 @@ present() {
   R_not_after=$P_not_after R_origin=''
   trust_entries
   write_grant applying "$TRUST" ''
+  prepare_login
   make_login
   install_trust
   settle_groups || fail group_change_failed "$WORDS"
@@ -660,16 +691,20 @@ preflight() {
     *"${NL}trust=$P_generation "*) ;;
     *) fail ledger_lost 'no trust line' ;;
   esac
-  check_login
+  case $P_login in "$P_user" | "${SUDO_USER:-root}" | root) fail login_system 'connection user or root' ;; esac
+  recorded=''; ! read_login "$P_login" || recorded=1
   mode=${L_trust_mode:-$P_trust}
+  MANAGED=$MANAGED_HOME; [ "$mode" = home ] || MANAGED=$MANAGED_ROOT_FILE
+  find_surplus
+  look
+  check_login
   [ "$mode" = root_file ] || can_become || fail tool_missing setpriv
   [ "$mode" = home ] || have sshd || fail tool_missing sshd
   # Where sshd was told, whether it still reads it is seen by `check_access`.
   [ "$mode" = home ] || [ -e "$STATE/sshd-told" ] || includes_dropins || fail trust_not_effective "sshd_config does not include $DROPINS"
   split_groups "$P_groups"
-  # shellcheck disable=SC2086  # names
-  [ -z "$LIST" ] || look_for_groups $LIST
   for group in $LIST; do check_group "$group"; done
+  find_joining
   if program_stands && timer_stands; then EXPIRY=full
   elif [ "$P_timer" = wanted ]; then
     find_scheduler
@@ -677,25 +712,59 @@ preflight() {
   fi
 }
 
+# One look at all the files. A_...: the account, none where the files have none. FOUND: which of the groups that matter are
+# there, and with a + in front those that the login is in, by their list or as its primary group. MEMBER: all groups that
+# list it. A_shadow: its password and expiry. FREE_UID: the lowest number from $LOW that nobody has and that we never gave.
+look() {
+  set -- /etc/passwd /etc/group
+  for file in /etc/shadow "$STATE/uids"; do [ ! -f "$file" ] || set -- "$@" "$file"; done
+  found=$(awk -F: -v login="$P_login" -v names="$WANTED $MANAGED $P_login" -v low="${LOW:-$P_uid_low}" '
+    BEGIN { n = split(names, m, " "); while (n) wanted[m[n--]] }
+    FILENAME == "/etc/passwd" { spent[$3]; if ($1 == login && entry == "") { entry = $0; gid = $4 } next }
+    FILENAME == "/etc/group" {
+      spent[$3]; listed = index("," $4 ",", "," login ",")
+      if (listed) member = member " " $1
+      if ($1 in wanted) groups = groups $1 " " (listed || (entry != "" && $3 == gid) ? "+" $1 " " : "")
+      next
+    }
+    FILENAME == "/etc/shadow" { if ($1 == login) shadow = $2 ":" $8; next }
+    { spent[$1] }
+    END { while (low in spent) low++; print "=" entry "\n= " groups "\n=" member "\n=" shadow "\n=" low "\nwhole" }' "$@")
+  case $found in *"${NL}whole") ;; *) starved ;; esac
+  IFS=$NL
+  # shellcheck disable=SC2086  # lines
+  set -- $found
+  unset IFS
+  entry=${1#=} FOUND=${2#=} MEMBER=${3#=} A_shadow=${4#=} FREE_UID=${5#=} A_uid='' A_gid='' A_home='' A_source=''
+  [ -z "$entry" ] || { A_source=local; split_entry; }
+}
+
+# MAP NAME: does somebody beside the files know it? Where there is nobody else, that is no question.
+known_elsewhere() { ! only_files && lookup "$@" >/dev/null; }
+only_files() {
+  maps=''
+  [ -f /etc/nsswitch.conf ] || return
+  while read -r map sources; do
+    case $map in passwd: | group:) [ "$sources" = files ] || return; maps=$maps$map ;; esac
+  done </etc/nsswitch.conf
+  case $maps in passwd:group: | group:passwd:) ;; *) return 1 ;; esac
+}
+
 check_login() {
-  case $P_login in "$P_user" | "${SUDO_USER:-root}" | root) fail login_system 'connection user or root' ;; esac
-  if read_login "$P_login"; then
+  if [ -n "$recorded" ]; then
     { [ "$L_cp" = "$P_cp" ] && [ "$L_person" = "$P_person" ]; } || fail login_taken "$P_login"
-    if find_account "$P_login"; then
-      [ "$A_source" = local ] || fail login_foreign "$P_login"
-      [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, not $L_uid"
-      ! adopted || { adoptable; return; }
-      [ "$L_state" = creating ] || in_group "$(managed_group)" "$P_login" || fail login_exists "not in $(managed_group)"
-      return
-    fi
-    [ "$L_state" = creating ] && { new_login_possible; return; }
-    L_uid=''  # somebody deleted the account: its uid is spent
-  elif find_account "$P_login"; then
-    [ "$A_source" = local ] || fail login_foreign "$P_login"
-    adoptable
-    return
   fi
-  new_login_possible
+  if [ -z "$A_uid" ]; then
+    ! known_elsewhere passwd "$P_login" || fail login_foreign "$P_login"
+    # Did somebody delete the account? Then its uid is spent.
+    [ "$L_state" = creating ] || L_uid=''
+    new_login_possible
+  elif [ -z "$recorded" ]; then adoptable
+  else
+    [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, not $L_uid"
+    if adopted; then adoptable; return; fi
+    case $L_state$FOUND in creating* | *" +$MANAGED "*) ;; *) fail login_exists "not in $MANAGED" ;; esac
+  fi
 }
 
 # A login that somebody else made is used only where the policy says so, and never one that is more than one person's.
@@ -714,12 +783,18 @@ new_login_possible() {
   case $P_login in [!a-z_]* | *[!a-z0-9_-]*) fail invalid_grant login ;; esac
   if [ "$L_state" != creating ]; then
     { [ ! -e "/home/$P_login" ] && [ ! -L "/home/$P_login" ]; } || fail home_exists "/home/$P_login"
-    if group_is_local "$P_login" || lookup group "$P_login" >/dev/null; then fail login_exists "a group of that name"; fi
-    stale=$(awk -F: -v login="$P_login" 'index("," $4 ",", "," login ",") { print $1 }' /etc/group)
-    [ -z "$stale" ] || fail login_exists "no account, but still a member of $stale"
+    case $FOUND in *" $P_login "*) fail login_exists 'a group of that name' ;; esac
+    ! known_elsewhere group "$P_login" || fail login_exists 'a group of that name'
+    [ -z "$MEMBER" ] || fail login_exists "no account, but still a member of$MEMBER"
   fi
-  { [ -x "$P_shell" ] && grep -qxF -e "$P_shell" /etc/shells; } || fail shell_missing "$P_shell"
+  { [ -x "$P_shell" ] && is_shell "$P_shell"; } || fail shell_missing "$P_shell"
   { [ -d /home ] && [ -w /home ]; } || fail read_only /home
+}
+
+is_shell() {
+  [ -f /etc/shells ] || return
+  while read -r line; do [ "$line" != "$1" ] || return 0; done </etc/shells
+  return 1
 }
 
 check_group() {
@@ -728,24 +803,59 @@ check_group() {
   in_directory_group "$1" "$P_login" || fail group_foreign "$1"
 }
 
-make_login() {
+# JOINING: what a live grant gives, the server's own files have, and the login is not in. All of them, while it is made.
+find_joining() {
+  JOINING=''
+  for group in $WANTED; do
+    case $L_state$FOUND in
+      [!c]*" +$group "*) ;;
+      *" $group "*) JOINING="$JOINING $group" ;;
+    esac
+  done
+}
+
+# Written ahead: whose account it will be, which memberships will be ours to take away again, and what the end must look for.
+prepare_login() {
   if [ -z "$L_uid" ]; then
     L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_state=creating L_made_by=$P_grant L_origin=made
-    if [ -n "$A_uid" ]; then
-      L_origin=adopted L_uid=$A_uid L_state=live L_made_by=''
-      write_login
-      return
-    fi
+    if [ -n "$A_uid" ]; then L_origin=adopted L_uid=$A_uid L_state=live L_made_by=''; else take_uid; fi
   fi
+  [ "$L_state" != locked ] || L_state=live L_since=''
+  L_since=${L_since:-$NOW}
+  split_groups "$P_groups"
+  for group in $LIST; do case $POWERS in *" $group "*) L_powers=1 ;; esac; done
+  split_groups "$L_added"
+  # shellcheck disable=SC2086  # names
+  for group in $JOINING; do among "$group" $LIST || L_added=${L_added:+$L_added,}$group; done
+  # Stands until nobody runs with them any more: a run that dies in between is caught up with.
+  [ -z "$SURPLUS" ] || L_shrinking=1
+  write_login
+}
+
+take_uid() {
+  while { known_elsewhere passwd "$FREE_UID" || known_elsewhere group "$FREE_UID"; }; do
+    LOW=$((FREE_UID + 1))
+    look
+  done
+  [ "$FREE_UID" -le "$P_uid_high" ] || fail uid_range_full "$P_uid_low-$P_uid_high"
+  L_uid=$FREE_UID
+  echo "$L_uid" >>"$STATE/uids" || ledger_failed
+  FLUSH="$FLUSH $STATE/uids $STATE"
+}
+
+make_login() {
+  fresh='' attempts=0
   [ -n "$A_uid" ] || make_managed_group
-  attempts=0
   until [ -n "$A_uid" ]; do
     attempts=$((attempts + 1))
     # An admin's useradd takes the number after the highest as well, perhaps a moment before ours.
-    { [ -n "$L_uid" ] && ! uid_taken; } || { pick_uid; echo "$L_uid" >>"$STATE/uids" && flush "$STATE/uids"; write_login; }
-    if account_create "$P_login" "$L_uid" "$P_shell" "$group"; then CHANGED=true WORDS='the account is not there'
+    [ "$L_uid" = "$FREE_UID" ] || ! uid_taken || { take_uid; write_login; }
+    groups=$MANAGED; for group in $JOINING; do groups=$groups,$group; done
+    if account_create "$P_login" "$L_uid" "$P_shell" "$groups"; then CHANGED=true fresh=1 WORDS='the account is not there'
     elif ! uid_taken; then attempts=5; fi
-    find_account "$P_login" || [ "$attempts" -lt 5 ] || fail account_change_failed "useradd: $WORDS"
+    outlast_gpasswd
+    look
+    [ -n "$A_uid" ] || [ "$attempts" -lt 5 ] || fail account_change_failed "useradd: $WORDS"
   done
   # Somebody may have made one of that name in this moment.
   [ "$A_uid" = "$L_uid" ] || fail login_exists "uid $A_uid, not $L_uid"
@@ -756,45 +866,56 @@ make_login() {
 finish_login() {
   make_managed_group
   home=/home/$P_login
-  [ -d "$home" ] || mkdir -m 700 "$home"
-  { chown "$A_uid:$A_gid" "$home" && chmod 700 "$home"; } || fail account_change_failed "$home"
-  in_group "$group" "$P_login" || { group_join "$group" "$P_login" && in_group "$group" "$P_login"; } ||
-    fail group_change_failed "$WORDS"
+  [ -d "$home" ] || { mkdir -m 700 "$home"; fresh=''; }
+  { { [ -n "$fresh" ] || chown "$A_uid:$A_gid" "$home"; } && chmod 700 "$home"; } || fail account_change_failed "$home"
+  is_in "$MANAGED" || { group_join "$MANAGED" "$P_login" && look && is_in "$MANAGED"; } || fail group_change_failed "$WORDS"
 }
 
 make_managed_group() {
-  group=$(managed_group)
-  group_is_local "$group" || group_create "$group" || fail group_change_failed "$WORDS"
+  case $FOUND in *" $MANAGED "*) return ;; esac
+  group_create "$MANAGED" || fail group_change_failed "$WORDS"
 }
+is_in() { case $FOUND in *" +$1 "*) ;; *) return 1 ;; esac; }
 
 uid_taken() { stands_in passwd 3 "$L_uid"; }
 
-# The lowest uid of the range that nobody has and that we never gave to anybody.
-pick_uid() {
-  L_uid=$P_uid_low
-  set -- /etc/passwd /etc/group
-  [ ! -f "$STATE/uids" ] || set -- "$@" "$STATE/uids"
-  while :; do
-    L_uid=$(awk -F: -v u="$L_uid" '{ spent[NF > 1 ? $3 : $1] } END { u += 0; while (u in spent) u++; print u }' "$@")
-    [ "$L_uid" -le "$P_uid_high" ] || break
-    if { lookup passwd "$L_uid" || lookup group "$L_uid"; } >/dev/null; then L_uid=$((L_uid + 1)); else return; fi
-  done
-  fail uid_range_full "$P_uid_low-$P_uid_high"
+# What we added and nobody's grant needs any more goes; what a grant needs and is not there comes. Memberships that
+# somebody else gave are neither counted nor taken.
+settle_groups() {
+  settled=0
+  for group in $SURPLUS; do leave_group "$group" "$P_login" || settled=1; done
+  [ -z "$JOINING" ] || join_groups || settled=1
+  return $settled
 }
 
+# ADDED says what came.
+join_groups() {
+  tries_left=8
+  while :; do
+    missing=''
+    for group in $JOINING; do is_in "$group" || missing=$missing${missing:+,}$group; done
+    [ -n "$missing" ] || break
+    [ "$tries_left" -gt 0 ] || return 1
+    tries_left=$((tries_left - 1))
+    group_join "$missing" "$P_login" || return 1
+    CHANGED=true
+    outlast_gpasswd
+    look
+  done
+  ADDED=$JOINING
+}
+
+# Last: until here nobody could use the account.
 activate() {
-  [ "$L_state" = live ] && [ -n "$L_since" ] || L_since=$NOW
-  L_state=live
-  split_groups "$P_groups"
-  for group in $LIST; do case $POWERS in *" $group "*) L_powers=1 ;; esac; done
+  if ! adopted; then
+    case $L_shrinking$A_shadow in
+      '*:') ;;
+      *) account_on "$P_login" || fail account_change_failed "usermod: $WORDS"
+        CHANGED=true ;;
+    esac
+  fi
+  L_state=live L_shrinking=''
   write_login
-  ! adopted || return 0
-  case $(awk -F: -v name="$P_login" '$1 == name { print $2 ":" $8 }' /etc/shadow) in
-    '*:') [ -n "$L_shrinking" ] || return 0 ;;
-  esac
-  account_on "$P_login" || fail account_change_failed "usermod: $WORDS"
-  CHANGED=true
-  [ -z "$L_shrinking" ] || { L_shrinking=''; write_login; }
 }
 
 present_result() {
@@ -805,28 +926,6 @@ present_result() {
 }
 
 # ------------------------------------------------------------ groups: the union of what live grants give {change}
-
-# What we added and nobody's grant needs any more goes; what a grant needs and is not there comes. Memberships that
-# somebody else gave are neither counted nor taken. ADDED says what came.
-settle_groups() {
-  settled=0
-  find_surplus
-  if [ -n "$SURPLUS" ]; then
-    # Stands until nobody runs with them any more: a run that dies in between is caught up with.
-    L_shrinking=1
-    write_login
-  fi
-  for group in $SURPLUS; do leave_group "$group" "$P_login" || settled=1; done
-  # shellcheck disable=SC2086  # names
-  [ -z "$WANTED" ] || [ "$WANTED.$SURPLUS" = "$LOOKED." ] || look_for_groups $WANTED
-  for group in $WANTED; do
-    case $FOUND in
-      *" +$group "*) ;;
-      *" $group "*) join_group "$group" || settled=1 ;;
-    esac
-  done
-  return $settled
-}
 
 # WANTED: each group once that a live grant of the login gives. SURPLUS: what we added and none of them gives.
 find_surplus() {
@@ -842,24 +941,6 @@ find_surplus() {
   for group in $LIST; do among "$group" $WANTED || SURPLUS="$SURPLUS $group"; done
 }
 surplus_groups() { find_surplus; echo "$SURPLUS"; }
-
-join_group() {
-  # Written ahead: what stands in `added` is ours to take away again.
-  split_groups "$L_added"
-  # shellcheck disable=SC2086
-  among "$1" $LIST || { L_added=${L_added:+$L_added,}$1; write_login; }
-  tries_left=8 rounds=0
-  while [ "$rounds" -lt 2 ]; do
-    if in_group "$1" "$P_login"; then rounds=$((rounds + 1))
-    else
-      [ "$tries_left" -gt 0 ] || return 1
-      tries_left=$((tries_left - 1)) rounds=0
-      group_join "$1" "$P_login" || return 1
-    fi
-    outlast_gpasswd
-  done
-  ADDED="$ADDED $1" CHANGED=true
-}
 
 # gpasswd writes a group as it was before gpasswd had the lock, and says nothing (shadow-maint/shadow#347): one that runs
 # now may take back what we did. So those are waited for, and what is read back then counts, twice. Anybody may call a
@@ -895,6 +976,7 @@ leave_group() {
 return_groups() {
   split_groups "$L_added"
   for group in $LIST; do leave_group "$group" "$L_login"; done
+  settle
 }
 
 # ------------------------------------------------------------ trust lines {change}
@@ -958,17 +1040,32 @@ install_trust() {
 # With all groups there, since they decide too, and before the account is on.
 check_access() {
   have sshd && ! sshd_said_so || return 0
+  forget "$STATE/asked.$P_login" "$STATE/sshd-asked.$L_trust_mode"
   sshd_reads_trust || fail trust_not_effective "AuthorizedKeysFile is $effective"
   sshd_lets_in || fail login_not_allowed "$refusing"
-  echo "$L_trust_mode$WANTED" >"$STATE/asked.$P_login"
+  if adopted || ! sshd_treats_all_alike; then echo "$L_trust_mode$WANTED" >"$STATE/asked.$P_login"
+  else : >"$STATE/sshd-asked.$L_trust_mode"; fi
 }
 
-# Of a login that is on, with these groups, sshd was asked before: that holds while nobody touches sshd's files. Asking costs
-# as much as five other processes.
+# sshd was asked before, about any login of ours or about this one with these groups: that holds while nobody touches its
+# files. Asking costs as much as five other processes.
 sshd_said_so() {
-  asked=$STATE/asked.$P_login
-  [ "$L_state" = live ] && read_text "$asked" && [ "$TEXT" = "$L_trust_mode$WANTED" ] &&
-    changed=$(find /etc/ssh/sshd_config "$DROPINS" -cnewer "$asked" 2>/dev/null) && [ -z "$changed" ]
+  asked=$STATE/sshd-asked.$L_trust_mode
+  ! adopted && [ -f "$asked" ] || {
+    asked=$STATE/asked.$P_login
+    [ "$L_state" = live ] && read_text "$asked" && [ "$TEXT" = "$L_trust_mode$WANTED" ]
+  } && changed=$(find /etc/ssh/sshd_config "$DROPINS" -cnewer "$asked" 2>/dev/null) && [ -z "$changed" ]
+}
+
+# Nothing in its files tells one of our logins from another. A keyword may stand in quotes and before a `=`.
+sshd_treats_all_alike() {
+  set +f; set -- /etc/ssh/sshd_config "$DROPINS"/*; set -f
+  awk '
+    FILENAME ~ /\/00-apono-connector[^\/]*$/ { next }
+    { line = tolower($0); gsub(/[" =\t\r\f]+/, " ", line); sub(/^ /, "", line) }
+    FILENAME == "/etc/ssh/sshd_config" && line ~ /^include \/etc\/ssh\/sshd_config\.d\/\*\.conf *$/ { next }
+    line ~ /^(match|include|allowusers|denyusers|allowgroups|denygroups)( |$)/ { bad = 1; exit }
+    END { exit bad }' "$@"
 }
 
 sshd_reads_trust() {
@@ -982,6 +1079,7 @@ sshd_reads_trust() {
 
 # 0644: sshd reads it as the person.
 write_root_trust() {
+  settle
   lines=$(trust_lines) || { WORDS='the ledger cannot be read'; return 1; }
   if [ -z "$lines" ]; then
     [ -e "$KEYS/$P_login" ] || return 0
@@ -989,9 +1087,9 @@ write_root_trust() {
     CHANGED=true
     return
   fi
-  read_text "$KEYS/$P_login" && [ "$lines" = "$TEXT" ] && return
+  read_text "$KEYS/$P_login" && [ "$lines" = "$TEXT" ] && { FLUSH="$FLUSH $KEYS/$P_login $KEYS"; return; }
   CHANGED=true
-  replace_file "$KEYS/$P_login" 644 "$lines"
+  stage "$KEYS/$P_login" 644 "$lines" && { [ "$P_op" = present ] || write_down; }
 }
 
 # Runs the sh program $1 as the person, without a PAM session; arguments behind it. The person could stop it, so it has
@@ -1024,6 +1122,7 @@ mv -f "$temp" "$file" || exit 16
 exit 10'
 
 write_home_trust() {
+  settle
   lines=$(trust_lines) || { WORDS='the ledger cannot be read'; return 1; }
   printf '%s' "${lines:+$lines
 }" | as_login "$HOME_TRUST" sh "$A_home" "$P_cp"
@@ -1139,17 +1238,19 @@ absent() {
   if ours; then
     for group in $(surplus_groups_after); do R_removed=${R_removed:+$R_removed,}$group; done
     write_grant ending '' ''
+    settle
     end_access
   elif [ "$R_state" = present ] || [ "$R_origin" = made ]; then
     end_unknown
   else
     write_grant ending '' ''
+    settle
     # Not ours to touch, and not ours to call gone. An adopted login's record goes just before the end is written down.
     ! find_account "$P_login" || ACCOUNT=kept
     [ "$R_origin" != adopted ] || SESSIONS=none
   fi
   prune_tombstones
-  [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
+  [ -z "$DOOMED" ] || { settle; fail revoke_incomplete "$DOOMED"; }
   [ -z "$ENDED" ] || scan_residue
   conclude absent '' "$(absent_result)"
 }
@@ -1301,7 +1402,7 @@ end_adopted() {
   [ -z "$taken" ] || [ $# = 0 ] || residue process false "$(($# / 3)) processes keep groups until they end"
   [ -z "$OTHERS" ] || return 0
   remove_dropin "$(adopted_dropin)" "told.$P_login" || doomed "sshd: $WORDS"
-  [ -n "$DOOMED" ] || forget "$LOGINS/$P_login" "$STATE/asked.$P_login"
+  [ -n "$DOOMED" ] || { LOGIN_TEXT=''; forget "$LOGINS/$P_login" "$STATE/asked.$P_login"; }
 }
 
 # Another grant lives, but with fewer groups: running shells would keep the old ones. New logins work afterwards.
@@ -1343,6 +1444,7 @@ scan_residue() {
   proof=$(absent_result | sed 's/^/result=/')
   all_forked
   write_grant absent '' "$proof"
+  settle
   exec 9>&- 2>/dev/null
   hurry 0
   recent='' cut=''
@@ -1461,6 +1563,7 @@ list_processes() {
 
 # Stops all before it kills any: a forker that is stopped has no children, and one that is killed leaves them behind.
 end_processes() {
+  settle
   SESSIONS=$(($(processes '' | awk '$2 ~ /^sshd/ && $3 == "other" { n++ } END { print n + 0 }') + SESSIONS))
   [ ! -d /run/systemd/system ] || bounded systemctl kill -s KILL "user-$A_uid.slice" >/dev/null 2>&1
   round=0
@@ -1672,6 +1775,7 @@ expire_one() {
 delete_login() {
   L_state=deleting
   write_login
+  settle
   bodies
   for name in $BODIES; do account_off "$name" || fail account_change_failed "usermod: $WORDS"; done
   end_lingering; end_schedules; end_processes
@@ -1747,7 +1851,7 @@ uninstall() {
     ! group_is_local "$group" || group_delete "$group" || fail account_change_failed "groupdel $group: $WORDS"
   done
   # What a run that died in the middle of a file has left.
-  set +f; forget "$KEYS"/.new.* "$DROPINS"/.new.00-apono-connector* "$UNITS/.new.$TIMER".* "${CRON%/*}"/.new.apono-connector; set -f
+  set +f; forget "$KEYS"/.new.* "$STATE"/sshd-asked.* "$DROPINS"/.new.00-apono-connector* "$UNITS/.new.$TIMER".* "${CRON%/*}"/.new.apono-connector; set -f
   drop_folder "$KEYS" || fail cleanup_failed "$KEYS is not empty"
   delete_ledger
   field changed true
@@ -1969,6 +2073,7 @@ inspect_ledger() {
   for file in "$@"; do
     R_state='' R_generation=0 R_epoch=0 R_login='' R_groups=''
     read_record R_ "$file"
+    [ -n "$R_state" ] || continue
     intact=true
     if [ "$R_state" = present ] || [ "$R_state" = applying ]; then
       { read_login "$R_login" && find_account "$R_login" && [ "$A_uid" = "$L_uid" ]; } || intact=false
@@ -1984,9 +2089,9 @@ inspect_ledger() {
 
 # ------------------------------------------------------------ every function that changes something by itself {tests}
 
-KILL_POINTS='own_folder take_lock forget replace_file account_create account_off account_expire account_on account_delete
+KILL_POINTS='own_folder take_lock forget stage write_down account_create account_off account_expire account_on account_delete
 group_create group_join group_leave edit change_file share_change lock_file mend_files
-make_login finish_login join_group leave_group check_access write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
+make_login finish_login take_uid leave_group check_access write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
 end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home group_delete
 delete_ledger drop_folder'
 
