@@ -76,7 +76,7 @@ edit() {
 change_file() {
   forget "$ours.old"
   # Compared, because awk does not say that the disk is full.
-  if cp -p "$file" "$ours" && edited "$@" >"$ours" && edited "$@" | cmp -s - "$ours" && flush "$ours" &&
+  if cp -p "$file" "$ours" && edited "$@" >"$ours" && [ -s "$ours" ] && edited "$@" | cmp -s - "$ours" && flush "$ours" &&
     ln "$file" "$ours.old" && mv -f "$ours" "$file"; then
     flush /etc
     share_change

@@ -231,11 +231,14 @@ replace_file() { stage "$@" && write_down; }
 settle() { [ -z "$GRANT_TEXT$LOGIN_TEXT" ] || write_down || ledger_failed; }
 
 # Read by the shell itself: on a machine that can't start another process, a half-read identity would look like a
-# cloned machine, and other people's logins would be expired.
+# cloned machine, and other people's logins would be expired. The hash is kept until the next boot, with what it is of.
 machine_identity() {
   id='' uuid=''
   [ ! -s /etc/machine-id ] || read -r id </etc/machine-id
   { [ ! -r /sys/class/dmi/id/product_uuid ] || read -r uuid </sys/class/dmi/id/product_uuid; } 2>/dev/null
+  MACHINE=''
+  [ ! -f "$RUN/machine" ] || read -r MACHINE known <"$RUN/machine"
+  [ "${#MACHINE}" -eq 64 ] && [ "$known" = "$id:$uuid" ] && return
   MACHINE=$(sha256sum <<END
 $id
 $uuid
@@ -244,6 +247,7 @@ END
   )
   MACHINE=${MACHINE%% *}
   [ "${#MACHINE}" -eq 64 ] || starved
+  [ "$P_op" = inspect ] || (umask 077; echo "$MACHINE $id:$uuid" >"$RUN/machine")
 }
 
 # Opens the ledger: HOST_ID is its id, empty where there is none and nothing may be made.
@@ -713,7 +717,7 @@ preflight() {
 }
 
 # One look at all the files. A_...: the account, none where the files have none. FOUND: which of the groups that matter are
-# there, and with a + in front those that the login is in, by their list or as its primary group. MEMBER: all groups that
+# there, and with a + in front those that the login is in, by their list or as its primary group. A_groups: all groups that
 # list it. A_shadow: its password and expiry. FREE_UID: the lowest number from $LOW that nobody has and that we never gave.
 look() {
   set -- /etc/passwd /etc/group
@@ -735,7 +739,7 @@ look() {
   # shellcheck disable=SC2086  # lines
   set -- $found
   unset IFS
-  entry=${1#=} FOUND=${2#=} MEMBER=${3#=} A_shadow=${4#=} FREE_UID=${5#=} A_uid='' A_gid='' A_home='' A_source=''
+  entry=${1#=} FOUND=${2#=} A_groups=${3#=} A_shadow=${4#=} FREE_UID=${5#=} A_uid='' A_gid='' A_home='' A_source=''
   [ -z "$entry" ] || { A_source=local; split_entry; }
 }
 
@@ -746,8 +750,9 @@ only_files() {
   [ -f /etc/nsswitch.conf ] || return
   while read -r map sources; do
     case $map in passwd: | group:) [ "$sources" = files ] || return; maps=$maps$map ;; esac
+    case $maps in passwd:group: | group:passwd:) return ;; esac
   done </etc/nsswitch.conf
-  case $maps in passwd:group: | group:passwd:) ;; *) return 1 ;; esac
+  return 1
 }
 
 check_login() {
@@ -785,7 +790,7 @@ new_login_possible() {
     { [ ! -e "/home/$P_login" ] && [ ! -L "/home/$P_login" ]; } || fail home_exists "/home/$P_login"
     case $FOUND in *" $P_login "*) fail login_exists 'a group of that name' ;; esac
     ! known_elsewhere group "$P_login" || fail login_exists 'a group of that name'
-    [ -z "$MEMBER" ] || fail login_exists "no account, but still a member of$MEMBER"
+    [ -z "$A_groups" ] || fail login_exists "no account, but still a member of$A_groups"
   fi
   { [ -x "$P_shell" ] && is_shell "$P_shell"; } || fail shell_missing "$P_shell"
   { [ -d /home ] && [ -w /home ]; } || fail read_only /home
@@ -1002,29 +1007,45 @@ trust_entries() {
   [ -z "$P_ca_type" ] || TRUST="$TRUST${TRUST:+$NL}trust=$P_generation $P_not_after $P_ca_type $P_ca_key"
 }
 
-# All lines that sshd should find for the login now, or a failure: no lines means that nobody is let in.
+# All lines that sshd should find for the login now, in TRUSTED, or a failure: no lines means that nobody is let in.
 # Only OpenSSH 9.1 and later reads a time in UTC; before, the certificate's own end stands alone.
 trust_lines() {
+  TRUSTED='' IFS=$NL
   set --
-  IFS=$NL
   for line in $OTHERS; do set -- "$@" "$GRANTS/${line%% *}"; done
   unset IFS
   [ "$P_op" = absent ] || set -- "$@" "$R_FILE"
-  [ $# -gt 0 ] || return 0
-  awk -v now="$NOW" -v sshd="$P_sshd" '
-    # Seconds since 1970 as sshd wants them; days are counted from March, so that a leap day is the last of its year.
-    function utc(t, d, era, y, m) {
-      d = int(t / 86400) + 719468; t %= 86400
-      era = int(d / 146097); d -= era * 146097
-      y = int((d - int(d / 1460) + int(d / 36524) - int(d / 146096)) / 365)
-      d -= 365 * y + int(y / 4) - int(y / 100)
-      m = int((5 * d + 2) / 153)
-      return sprintf("%04d%02d%02d%02d%02d%02dZ", era * 400 + y + (m > 9), (m + 2) % 12 + 1, d - int((153 * m + 2) / 5) + 1, t / 3600, t % 3600 / 60, t % 60)
-    }
-    sub(/^trust=/, "") && $2 > now {
-      name = FILENAME; sub(/.*\//, "", name); grant = name; sub(/^[^.]*[.]/, "", grant)
-      printf "cert-authority,restrict,pty,principals=\"%s\"%s %s %s apono:%s.%s\n", grant, sshd < 901 ? "" : ",expiry-time=\"" utc($2) "\"", $3, $4, name, $1
-    }' "$@"
+  for record in "$@"; do
+    name=${record##*/}
+    while read -r line; do
+      case $line in trust=*) trust_line "${line#*=}" ;; esac
+    done <"$record" || return
+  done
+}
+
+# "GENERATION VALID_BEFORE TYPE KEY", where it is valid, of the grant `name`.
+trust_line() {
+  # shellcheck disable=SC2086  # four words
+  set -- $1
+  [ "$2" -gt "$NOW" ] || return 0
+  end=''; [ "$P_sshd" -lt 901 ] || { utc "$2"; end=",expiry-time=\"$UTC\""; }
+  TRUSTED="$TRUSTED${TRUSTED:+$NL}cert-authority,restrict,pty,principals=\"${name#*.}\"$end $3 $4 apono:$name.$1"
+}
+
+# Seconds since 1970 as sshd wants them, in UTC. Days are counted from March, so that a leap day is the last of its year.
+utc() {
+  day=$(($1 / 86400 + 719468)) second=$(($1 % 86400))
+  era=$((day / 146097)) day=$((day % 146097))
+  year=$(((day - day / 1460 + day / 36524 - day / 146096) / 365))
+  day=$((day - 365 * year - year / 4 + year / 100))
+  month=$(((5 * day + 2) / 153))
+  year=$((era * 400 + year + (month > 9))) day=$((day - (153 * month + 2) / 5 + 1)) month=$(((month + 2) % 12 + 1))
+  UTC=$year
+  for number in $month $day $((second / 3600)) $((second % 3600 / 60)) $((second % 60)); do
+    [ "$number" -gt 9 ] || number=0$number
+    UTC=$UTC$number
+  done
+  UTC=${UTC}Z
 }
 
 install_trust() {
@@ -1080,16 +1101,16 @@ sshd_reads_trust() {
 # 0644: sshd reads it as the person.
 write_root_trust() {
   settle
-  lines=$(trust_lines) || { WORDS='the ledger cannot be read'; return 1; }
-  if [ -z "$lines" ]; then
+  trust_lines || { WORDS='the ledger cannot be read'; return 1; }
+  if [ -z "$TRUSTED" ]; then
     [ -e "$KEYS/$P_login" ] || return 0
     WORDS=$(forget "$KEYS/$P_login" 2>&1) || return 1
     CHANGED=true
     return
   fi
-  read_text "$KEYS/$P_login" && [ "$lines" = "$TEXT" ] && { FLUSH="$FLUSH $KEYS/$P_login $KEYS"; return; }
+  read_text "$KEYS/$P_login" && [ "$TRUSTED" = "$TEXT" ] && { FLUSH="$FLUSH $KEYS/$P_login $KEYS"; return; }
   CHANGED=true
-  stage "$KEYS/$P_login" 644 "$lines" && { [ "$P_op" = present ] || write_down; }
+  stage "$KEYS/$P_login" 644 "$TRUSTED" && { [ "$P_op" = present ] || write_down; }
 }
 
 # Runs the sh program $1 as the person, without a PAM session; arguments behind it. The person could stop it, so it has
@@ -1123,8 +1144,8 @@ exit 10'
 
 write_home_trust() {
   settle
-  lines=$(trust_lines) || { WORDS='the ledger cannot be read'; return 1; }
-  printf '%s' "${lines:+$lines
+  trust_lines || { WORDS='the ledger cannot be read'; return 1; }
+  printf '%s' "${TRUSTED:+$TRUSTED
 }" | as_login "$HOME_TRUST" sh "$A_home" "$P_cp"
   code=$?
   case $code in
@@ -2089,7 +2110,7 @@ inspect_ledger() {
 
 # ------------------------------------------------------------ every function that changes something by itself {tests}
 
-KILL_POINTS='own_folder take_lock forget stage write_down account_create account_off account_expire account_on account_delete
+KILL_POINTS='own_folder take_lock machine_identity forget stage write_down account_create account_off account_expire account_on account_delete
 group_create group_join group_leave edit change_file share_change lock_file mend_files
 make_login finish_login take_uid leave_group check_access write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
 end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home group_delete

@@ -227,6 +227,35 @@ describe('a server that would not let the login in', () => {
     }
   })
 
+  it.each(['DenyUsers eve', '  denyusers=eve', '"DenyUsers" eve', 'Match User eve\\n\\tAuthorizedKeysFile none'])(
+    'a rule for one name (%s): what was said of the logins before it is not taken for an answer',
+    async (rule) => {
+      const strict = await startHost()
+      const admin = '/etc/ssh/sshd_config.d/00-admin.conf'
+      const change = (command: string) => strict.exec(command).then(({ code }) => expect(code).toBe(0))
+      try {
+        const somebody = await makePerson(strict)
+        const asked = () => strict.exec('ls /var/lib/apono-connector | grep asked').then(({ stdout }) => stdout.trim())
+        const refused = { code: expect.stringMatching(/^(login_not_allowed|trust_not_effective)$/) }
+        await somebody.present({ id: 'grt_1', login: 'dana' })
+        // Nothing tells one from another yet, so this answer is for all.
+        expect(await asked()).toBe('sshd-asked.root_file')
+        await change(`sleep 0.02; printf '${rule}\\n' >${admin}`)
+        await expect(somebody.present({ id: 'grt_2', login: 'eve' })).rejects.toMatchObject(refused)
+        const { certificatePath } = await somebody.present({ id: 'grt_3', login: 'finn' })
+        expect((await somebody.login(certificatePath, 'true', 'finn')).code).toBe(0)
+        expect(await asked()).toBe('asked.finn')
+        await expect(somebody.present({ id: 'grt_2', login: 'eve' })).rejects.toMatchObject(refused)
+        expect(await strict.shadow('eve')).toMatchObject({ expires: '1' })
+        await change(`sleep 0.02; rm ${admin}`)
+        await somebody.present({ id: 'grt_2', login: 'eve' })
+        expect(await asked()).toBe('asked.finn\nsshd-asked.root_file')
+      } finally {
+        await strict.stop()
+      }
+    },
+  )
+
   it('no Include: refused before anything is changed', async () => {
     const old = await startHost({ setup: `sed -i '/^Include/d' /etc/ssh/sshd_config` })
     try {

@@ -7,6 +7,7 @@ import { runCommand } from '../hosts/command.ts'
 import { functions } from './kill-points.ts'
 
 const source = readFileSync(new URL('../../src/host/program.sh', import.meta.url), 'utf8')
+const busybox = readFileSync(new URL('../../src/host/busybox.sh', import.meta.url), 'utf8')
 const nonce = 'a'.repeat(32)
 const parameters = { op: 'inspect' as const, cp: 'cp_1', user: 'apono', now: '1', sshd: '902' }
 const input = programInput(nonce, parameters)
@@ -36,6 +37,12 @@ describe('the program as it is sent', () => {
       expect(sent.indexOf(`apono_main ${nonce}`)).toBeLessThanOrEqual(49_152)
     },
   )
+
+  it('never sets what busybox.sh has as a constant: an empty awk program would empty an account file', () => {
+    const constants = [...busybox.matchAll(/^([A-Z]+)='/gm)].map(([, name]) => name ?? '')
+    expect(constants).toContain('MEMBER')
+    expect(constants.filter((name) => new RegExp(`\\b${name}=`).test(source))).toEqual([])
+  })
 
   it('lost its comments and nothing else: every text that it carries is whole', async () => {
     const sent = (['present', 'uninstall', 'inspect'] as const).map((operation) => programFor(operation)).join('\n')
