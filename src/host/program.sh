@@ -447,31 +447,34 @@ superseded() {
 }
 
 stored_result() {
+  stored=''
   while IFS= read -r line; do
-    case $line in 'result=changed '*) ;; result=*) say "field ${line#*=}" ;; esac
+    case $line in 'result=changed '*) ;; result=*) stored=$stored${line#*=}$NL ;; esac
   done <"$R_FILE"
-  field host_id "$HOST_ID"
-  field changed false
-  finish ok
+  answer "${stored}changed false"
+}
+
+# LINES: the fields and the end in one piece, since each write is a packet on the way.
+answer() {
+  text='' IFS=$NL
+  for line in $1 "host_id $HOST_ID"; do text="${text}apono1 $NONCE field $line$NL"; done
+  unset IFS
+  printf '%sapono1 %s end ok\n' "$text" "$NONCE"
+  exit 0
 }
 
 later() { if [ "$1" -gt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 
 # STATE TRUST RESULT: into the ledger first, then to the connector.
 conclude() {
-  IFS=$NL
-  # shellcheck disable=SC2086  # lines
-  set -- "$1" "$2" $3
+  stored='' IFS=$NL
+  for line in $3; do stored=$stored${stored:+$NL}result=$line; done
   unset IFS
-  state=$1 trust=$2 stored=''; shift 2
-  for line in "$@"; do stored=$stored${stored:+$NL}result=$line; done
   all_forked
-  [ -n "$OVERTAKEN" ] || write_grant "$state" "$trust" "$stored"
+  [ -n "$OVERTAKEN" ] || write_grant "$1" "$2" "$stored"
   settle
   [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
-  for line in "$@"; do say "field $line"; done
-  field host_id "$HOST_ID"
-  finish ok
+  answer "$3"
 }
 
 # ------------------------------------------------------------ accounts and groups as the system has them {all}

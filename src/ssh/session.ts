@@ -117,12 +117,21 @@ const authenticateOnce =
     answer({ type: 'publickey', username: server.user, key: key.parsed })
   }
 
+/**
+ * ssh2 1.17.0 makes an OpenSSH server prove each host key that it lists after the login: three signatures there, three
+ * checks here, and nobody listens for the answer. It asks only who looks like OpenSSH to it.
+ */
+const askForNoHostKeys = (client: Client): void => {
+  Object.assign(client, { _remoteVer: '' })
+}
+
 /** Resolves when logged in; rejects when the connection ends first, which it may do without any error. */
 const becomeReady = (attempt: Attempt): Promise<void> =>
   new Promise((resolve, reject) => {
     const { client, progress, rules, facts } = attempt
     const fail = (error: unknown): void => reject(connectionFailure(error, progress, rules, facts))
     client.on('handshake', () => {
+      askForNoHostKeys(client)
       progress.handshakeDone = true
       attempt.handshake.resolve()
     })
@@ -180,7 +189,8 @@ const logIn = async (attempt: Attempt): Promise<void> => {
 const lossOf = ({ client, socket, facts }: Attempt): Loss => {
   const loss = createLoss()
   const lose = (cause?: unknown): void => {
-    loss.lose(new JobError('connection_lost', 'the connection ended before the result arrived', facts, { cause }))
+    if (!loss.isLost())
+      loss.lose(new JobError('connection_lost', 'the connection ended before the result arrived', facts, { cause }))
     socket.destroy()
   }
   client.on('error', lose)
