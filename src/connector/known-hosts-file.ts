@@ -4,7 +4,7 @@ import type { Clock } from '../observability/clock.ts'
 import type { Logger } from '../observability/log.ts'
 import type { Policy } from '../protocol/integration.ts'
 import { type HostKeyRules, hostKeyRules, type LocalKnownHosts, type NamedServer } from '../ssh/host-keys.ts'
-import { type KnownHosts, parseKnownHosts } from '../ssh/known-hosts.ts'
+import { type KnownHosts, keyFinder, parseKnownHosts } from '../ssh/known-hosts.ts'
 
 /** A line is under 1 KiB; what is larger than many thousands of them is another file. */
 const MAX_BYTES = 16n * 1024n * 1024n
@@ -12,7 +12,7 @@ const SHOWN = 20
 const CHECK_EVERY_MS = 1000
 
 type Loaded =
-  | { readonly ok: true; readonly hosts: KnownHosts }
+  | { readonly ok: true; readonly hosts: KnownHosts; readonly find: LocalKnownHosts['find'] }
   | { readonly ok: false; readonly problems: readonly string[] }
 
 const errnoOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? 'unknown'
@@ -26,7 +26,9 @@ const load = (path: string, stats: BigIntStats): Loaded => {
   if (!stats.isFile()) return { ok: false, problems: ['not a regular file'] }
   if (stats.size > MAX_BYTES) return { ok: false, problems: [`larger than ${MAX_BYTES} bytes`] }
   const hosts = parseKnownHosts(readFileSync(path, 'utf8'))
-  return hosts.problems.length > 0 ? { ok: false, problems: lineProblems(hosts) } : { ok: true, hosts }
+  return hosts.problems.length > 0
+    ? { ok: false, problems: lineProblems(hosts) }
+    : { ok: true, hosts, find: keyFinder(hosts) }
 }
 
 /** `stamp`: differs when the file does; null where there is none to compare, so that it is read again. */
@@ -87,7 +89,7 @@ const watchedFile = (path: string, clock: Clock, log: Logger | undefined): (() =
   current()
   return () => {
     const now = current()
-    if (now.ok) return { path, hosts: now.hosts }
+    if (now.ok) return { path, find: now.find }
     throw new JobError('known_hosts_unreadable', `${path}: ${now.problems.join('; ')}`)
   }
 }

@@ -1,6 +1,6 @@
 import type { ErrorCode } from '../host/errors.ts'
 import type { Policy } from '../protocol/integration.ts'
-import { findKeys, type KnownHosts } from './known-hosts.ts'
+import type { FoundKeys } from './known-hosts.ts'
 
 /** What is known about the server before it is asked. */
 export interface HostKeyRules {
@@ -22,7 +22,7 @@ export interface HostKeyRules {
 /** The connector's known_hosts as it is now, and its path for messages. */
 export interface LocalKnownHosts {
   readonly path: string
-  readonly hosts: KnownHosts
+  readonly find: (host: string, port: number) => FoundKeys
 }
 
 export interface NamedServer {
@@ -42,7 +42,7 @@ export const hostKeyRules = (
 ): HostKeyRules => {
   const { host, port, hostKeys } = server
   if (local === null) return { ...WITHOUT_FILE, known: hostKeys, policy }
-  const { known, revoked, authorities } = findKeys(local.hosts, host, port)
+  const { known, revoked, authorities } = local.find(host, port)
   if (known.length > 0) return { known, revoked, policy, decidedBy: local.path, authorityOnly: false }
   const authorityOnly = authorities.length > 0 && hostKeys.length === 0
   return { known: hostKeys, revoked, policy, decidedBy: authorityOnly ? local.path : null, authorityOnly }

@@ -179,6 +179,9 @@ const canonicalHost = (host: string): string => {
 export const knownHostsName = (host: string, port: number): string =>
   port === SSH_PORT ? canonicalHost(host) : `[${canonicalHost(host)}]:${port}`
 
+/** More than a connector has, and some MiB. */
+const MOST_SERVERS = 20_000
+
 export interface FoundKeys {
   /** `type base64` each. */
   readonly known: readonly string[]
@@ -186,6 +189,18 @@ export interface FoundKeys {
   readonly revoked: readonly string[]
   /** Lines of `@cert-authority` that would apply if host certificates were verified. */
   readonly authorities: readonly number[]
+}
+
+/** A server is looked up once: each of ten thousand hashed lines costs a hash of its name, on the event loop. */
+export const keyFinder = (hosts: KnownHosts): ((host: string, port: number) => FoundKeys) => {
+  const found = new Map<string, FoundKeys>()
+  return (host, port) => {
+    const name = knownHostsName(host, port)
+    const keys = found.get(name) ?? findKeys(hosts, host, port)
+    if (found.size >= MOST_SERVERS) found.clear()
+    found.set(name, keys)
+    return keys
+  }
 }
 
 export const findKeys = ({ entries }: KnownHosts, host: string, port: number): FoundKeys => {

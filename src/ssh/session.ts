@@ -129,7 +129,9 @@ const askForNoHostKeys = (client: Client): void => {
 const becomeReady = (attempt: Attempt): Promise<void> =>
   new Promise((resolve, reject) => {
     const { client, progress, rules, facts } = attempt
-    const fail = (error: unknown): void => reject(connectionFailure(error, progress, rules, facts))
+    const fail = (error: unknown): void => {
+      if (!progress.ready) reject(connectionFailure(error, progress, rules, facts))
+    }
     client.on('handshake', () => {
       askForNoHostKeys(client)
       progress.handshakeDone = true

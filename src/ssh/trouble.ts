@@ -132,7 +132,6 @@ const duringHandshake = (error: unknown, rules: HostKeyRules): Fault => {
 }
 
 const faultOf = (error: unknown, progress: Progress, rules: HostKeyRules): Fault => {
-  if (progress.ready) return { code: 'connection_lost', message: 'the connection to the server ended' }
   // Whoever has shown a key has named itself, also where we did not hear it for all that it said before.
   if (progress.serverSoftware === null && progress.verdict === null) return beforeIdentification(progress)
   const hostKey = hostKeyFault(progress, rules)

@@ -6,7 +6,7 @@ import { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
 import type { LoginKey } from '../../src/secrets/private-key.ts'
 import { type HostKeyRules, hostKeyRules } from '../../src/ssh/host-keys.ts'
-import { parseKnownHosts } from '../../src/ssh/known-hosts.ts'
+import { keyFinder, parseKnownHosts } from '../../src/ssh/known-hosts.ts'
 import { connectSsh } from '../../src/ssh/session.ts'
 import { startHost, type TestHost } from '../hosts/hosts.ts'
 import { keygen, sshLogin } from '../hosts/openssh.ts'
@@ -55,7 +55,10 @@ const ours = async (rules: HostKeyRules): Promise<JobError | null> => {
 }
 
 const rulesOf = (text: string, policy: HostKeyRules['policy'] = 'pinned', hostKeys: string[] = []): HostKeyRules =>
-  hostKeyRules({ host: host.address, port: host.port, hostKeys }, policy, { path: PATH, hosts: parseKnownHosts(text) })
+  hostKeyRules({ host: host.address, port: host.port, hostKeys }, policy, {
+    path: PATH,
+    find: keyFinder(parseKnownHosts(text)),
+  })
 
 const openSsh = async (text: string): Promise<boolean> => {
   writeFileSync(PATH, text)

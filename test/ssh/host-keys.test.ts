@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { algorithmsFor } from '../../src/ssh/algorithms.ts'
 import { type HostKeyRules, hostKeyRules, judgeHostKey, keysToReport, knownTypes } from '../../src/ssh/host-keys.ts'
-import { parseKnownHosts } from '../../src/ssh/known-hosts.ts'
+import { keyFinder, parseKnownHosts } from '../../src/ssh/known-hosts.ts'
 
 const RULES: HostKeyRules = {
   known: [],
@@ -39,7 +39,7 @@ describe('a host key', () => {
 
 const A = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJxjPlNZ+WpRpxTjtk6Crq5HyEmnw0Ln3MjzjpuqaaM1'
 const B = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1lIfMSsxYVEc/8WtHXGkaPhbaAqDNSEtCHTbhZk3n9'
-const local = (text: string) => ({ path: '/kh', hosts: parseKnownHosts(text) })
+const local = (text: string) => ({ path: '/kh', find: keyFinder(parseKnownHosts(text)) })
 const server = (...hostKeys: string[]) => ({ host: 'db-1', port: 22, hostKeys })
 
 describe('what is known of a server', () => {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { sshString } from '../../src/protocol/ssh-wire.ts'
-import { findKeys, knownHostsName, parseKnownHosts } from '../../src/ssh/known-hosts.ts'
+import { findKeys, keyFinder, knownHostsName, parseKnownHosts } from '../../src/ssh/known-hosts.ts'
 import { scratchDirectory } from '../hosts/scratch.ts'
 
 const key = (n: number): string =>
@@ -22,6 +22,13 @@ const knows = (text: string, host: string, port = 22): boolean => find(text, hos
 
 // Of no server here; the form is that of `ssh-keygen -H`.
 const HASHED = '|1|9jqezQCyqBDQBoxOj7tGhx3e1fU=|zVxQ0LQUdWfr42fg5EAVYFGbYSU='
+
+test('a server is looked up once in a list, and each by its own name and port', () => {
+  const found = keyFinder(parseKnownHosts(`db-1 ${A}\n[db-1]:2222 ${B}\ndb-2 ${C}`))
+  const keys = (host: string, port: number) => found(host, port).known
+  expect([keys('db-1', 22), keys('db-1', 2222), keys('db-2', 22)]).toEqual([[A], [B], [C]])
+  expect(found('db-1', 22)).toBe(found('DB-1', 22))
+})
 
 describe('names', () => {
   const rows: [string, string, number, boolean][] = [
