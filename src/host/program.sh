@@ -211,10 +211,9 @@ stage() {
 # Everything that was staged, in that order. Paths hold no blanks.
 # shellcheck disable=SC2086  # lists of paths
 write_down() {
-  text=$LOGIN_TEXT LOGIN_TEXT=''
-  [ -z "$text" ] || stage "$LOGIN_FILE" 600 "$text" || return
-  text=$GRANT_TEXT GRANT_TEXT=''
-  [ -z "$text" ] || stage "$R_FILE" 600 "$text" || return
+  login_text=$LOGIN_TEXT grant_text=$GRANT_TEXT LOGIN_TEXT='' GRANT_TEXT=''
+  [ -z "$login_text" ] || stage "$LOGIN_FILE" 600 "$login_text" || { L_text=''; return 1; }
+  [ -z "$grant_text" ] || stage "$R_FILE" 600 "$grant_text" || return
   [ -z "$FLUSH" ] || flush $FLUSH
   set -- $RENAMES
   folders=$FOLDERS FLUSH='' FOLDERS='' RENAMES=''
@@ -363,11 +362,11 @@ damaged_login() {
 
 # What stands there already is only flushed, with what follows: the run that wrote it may have died before it did that.
 write_login() {
-  LOGIN_FILE=$LOGINS/$L_login LOGIN_TEXT=''
+  LOGIN_FILE=$LOGINS/$L_login
   # shellcheck disable=SC2086  # words
   new_record L_ $LOGIN_KEYS
-  if [ "$RECORD$NL" = "$L_text" ] && [ -f "$LOGIN_FILE" ]; then FLUSH="$FLUSH $LOGIN_FILE $LOGINS"
-  else LOGIN_TEXT=$RECORD L_text=$RECORD$NL; fi
+  if [ "$RECORD$NL" != "$L_text" ] || [ ! -f "$LOGIN_FILE" ]; then LOGIN_TEXT=$RECORD L_text=$RECORD$NL
+  elif [ -z "$LOGIN_TEXT" ]; then FLUSH="$FLUSH $LOGIN_FILE $LOGINS"; fi
 }
 
 # Every other grant of the login that is wanted now, as lines of "record groups" in OTHERS. Read once, and only whole: on
@@ -700,8 +699,7 @@ preflight() {
   esac
   case $P_login in "$P_user" | "${SUDO_USER:-root}" | root) fail login_system 'connection user or root' ;; esac
   recorded=''; ! read_login "$P_login" || recorded=1
-  mode=${L_trust_mode:-$P_trust}
-  MANAGED=$MANAGED_HOME; [ "$mode" = home ] || MANAGED=$MANAGED_ROOT_FILE
+  expect_mode "${L_trust_mode:-$P_trust}"
   find_surplus
   look
   check_login
@@ -719,13 +717,16 @@ preflight() {
   fi
 }
 
+# How the login is let in, and the group that says so to sshd.
+expect_mode() { mode=$1 MANAGED=$MANAGED_ROOT_FILE; [ "$mode" = root_file ] || MANAGED=$MANAGED_HOME; }
+
 # One look at all the files. A_...: the account, none where the files have none. FOUND: which of the groups that matter are
 # there, and with a + in front those that the login is in, by their list or as its primary group. A_groups: all groups that
 # list it. A_shadow: its password and expiry. FREE_UID: the lowest number from $LOW that nobody has and that we never gave.
 look() {
   set -- /etc/passwd /etc/group
   for file in /etc/shadow "$STATE/uids"; do [ ! -f "$file" ] || set -- "$@" "$file"; done
-  found=$(awk -F: -v login="$P_login" -v names="$WANTED $MANAGED $P_login" -v low="${LOW:-$P_uid_low}" '
+  found=$(awk -F: -v login="$P_login" -v names="$WANTED $MANAGED_ROOT_FILE $MANAGED_HOME $P_login" -v low="${LOW:-$P_uid_low}" '
     BEGIN { n = split(names, m, " "); while (n) wanted[m[n--]] }
     FILENAME == "/etc/passwd" { spent[$3]; if ($1 == login && entry == "") { entry = $0; gid = $4 } next }
     FILENAME == "/etc/group" {
@@ -765,7 +766,7 @@ check_login() {
   if [ -z "$A_uid" ]; then
     ! known_elsewhere passwd "$P_login" || fail login_foreign "$P_login"
     # Did somebody delete the account? Then its uid is spent.
-    [ "$L_state" = creating ] || L_uid=''
+    [ "$L_state" = creating ] || { L_uid=''; expect_mode "$P_trust"; }
     new_login_possible
   elif [ -z "$recorded" ]; then adoptable
   else
@@ -801,7 +802,7 @@ new_login_possible() {
 
 is_shell() {
   [ -f /etc/shells ] || return
-  while read -r line; do [ "$line" != "$1" ] || return 0; done </etc/shells
+  while read -r line || [ -n "$line" ]; do [ "$line" != "$1" ] || return 0; done </etc/shells
   return 1
 }
 
@@ -825,7 +826,7 @@ find_joining() {
 # Written ahead: whose account it will be, which memberships will be ours to take away again, and what the end must look for.
 prepare_login() {
   if [ -z "$L_uid" ]; then
-    L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$P_trust L_state=creating L_made_by=$P_grant L_origin=made
+    L_login=$P_login L_cp=$P_cp L_person=$P_person L_trust_mode=$mode L_state=creating L_made_by=$P_grant L_origin=made
     if [ -n "$A_uid" ]; then L_origin=adopted L_uid=$A_uid L_state=live L_made_by=''; else take_uid; fi
   fi
   [ "$L_state" != locked ] || L_state=live L_since=''
@@ -859,7 +860,8 @@ make_login() {
     # An admin's useradd takes the number after the highest as well, perhaps a moment before ours.
     [ "$L_uid" = "$FREE_UID" ] || ! uid_taken || { take_uid; write_login; }
     groups=$MANAGED; for group in $JOINING; do groups=$groups,$group; done
-    if account_create "$P_login" "$L_uid" "$P_shell" "$groups"; then CHANGED=true fresh=1 WORDS='the account is not there'
+    fresh=1; [ ! -e "/home/$P_login" ] || fresh=''
+    if account_create "$P_login" "$L_uid" "$P_shell" "$groups"; then CHANGED=true WORDS='the account is not there'
     elif ! uid_taken; then attempts=5; fi
     outlast_gpasswd
     look
@@ -911,6 +913,39 @@ join_groups() {
     look
   done
   ADDED=$JOINING
+}
+
+# With all groups there, since they decide too, and before the account is on.
+check_access() {
+  have sshd && ! sshd_said_so || return 0
+  forget "$STATE/asked.$P_login" "$STATE/sshd-asked.$L_trust_mode"
+  sshd_reads_trust || fail trust_not_effective "AuthorizedKeysFile is $effective"
+  sshd_lets_in || fail login_not_allowed "$refusing"
+  if adopted || ! sshd_treats_all_alike; then echo "$L_trust_mode$WANTED" >"$STATE/asked.$P_login"
+  else echo >"$STATE/sshd-asked.$L_trust_mode"; fi
+}
+
+# sshd was asked before, about any login of ours or about this one with these groups: that holds while nobody touches its
+# files. Asking costs as much as five other processes.
+sshd_said_so() {
+  asked=$STATE/sshd-asked.$L_trust_mode
+  # What is left of its time as an adopted one would come before what is said of ours.
+  ! adopted && [ -f "$asked" ] && [ ! -e "$DROPINS/00-apono-connector-login-$P_login.conf" ] || {
+    asked=$STATE/asked.$P_login
+    [ "$L_state" = live ] && read_text "$asked" && [ "$TEXT" = "$L_trust_mode$WANTED" ]
+  } && changed=$(find -L /etc/ssh/sshd_config "$DROPINS" -cnewer "$asked" 2>/dev/null) && [ -z "$changed" ]
+}
+
+# Nothing in its files tells one of our logins from another. A keyword may stand before a `=`; what has quotes in it counts
+# as one that does.
+sshd_treats_all_alike() {
+  set +f; set -- /etc/ssh/sshd_config "$DROPINS"/*; set -f
+  awk '
+    FILENAME ~ /\/00-apono-connector[^\/]*$/ { next }
+    { gsub(/[=\t\r\f]/, " "); word = tolower($1) }
+    FILENAME == "/etc/ssh/sshd_config" && word == "include" && NF == 2 && $2 == "/etc/ssh/sshd_config.d/*.conf" { next }
+    word ~ /"/ || word ~ /^(match|include|(allow|deny)(users|groups))$/ { bad = 1; exit }
+    END { exit bad }' "$@"
 }
 
 # Last: until here nobody could use the account.
@@ -1059,37 +1094,6 @@ install_trust() {
   own_folder "$KEYS" 755
   write_root_trust || fail trust_write_failed "$KEYS"
   if adopted; then install_adopted_dropin; else install_dropin "$DROPIN" "$DROPIN_TEXT" sshd-told; fi
-}
-
-# With all groups there, since they decide too, and before the account is on.
-check_access() {
-  have sshd && ! sshd_said_so || return 0
-  forget "$STATE/asked.$P_login" "$STATE/sshd-asked.$L_trust_mode"
-  sshd_reads_trust || fail trust_not_effective "AuthorizedKeysFile is $effective"
-  sshd_lets_in || fail login_not_allowed "$refusing"
-  if adopted || ! sshd_treats_all_alike; then echo "$L_trust_mode$WANTED" >"$STATE/asked.$P_login"
-  else : >"$STATE/sshd-asked.$L_trust_mode"; fi
-}
-
-# sshd was asked before, about any login of ours or about this one with these groups: that holds while nobody touches its
-# files. Asking costs as much as five other processes.
-sshd_said_so() {
-  asked=$STATE/sshd-asked.$L_trust_mode
-  ! adopted && [ -f "$asked" ] || {
-    asked=$STATE/asked.$P_login
-    [ "$L_state" = live ] && read_text "$asked" && [ "$TEXT" = "$L_trust_mode$WANTED" ]
-  } && changed=$(find /etc/ssh/sshd_config "$DROPINS" -cnewer "$asked" 2>/dev/null) && [ -z "$changed" ]
-}
-
-# Nothing in its files tells one of our logins from another. A keyword may stand in quotes and before a `=`.
-sshd_treats_all_alike() {
-  set +f; set -- /etc/ssh/sshd_config "$DROPINS"/*; set -f
-  awk '
-    FILENAME ~ /\/00-apono-connector[^\/]*$/ { next }
-    { line = tolower($0); gsub(/[" =\t\r\f]+/, " ", line); sub(/^ /, "", line) }
-    FILENAME == "/etc/ssh/sshd_config" && line ~ /^include \/etc\/ssh\/sshd_config\.d\/\*\.conf *$/ { next }
-    line ~ /^(match|include|allowusers|denyusers|allowgroups|denygroups)( |$)/ { bad = 1; exit }
-    END { exit bad }' "$@"
 }
 
 sshd_reads_trust() {
@@ -1469,6 +1473,7 @@ scan_residue() {
   all_forked
   write_grant absent '' "$proof"
   settle
+  [ -z "$DOOMED" ] || fail revoke_incomplete "$DOOMED"
   exec 9>&- 2>/dev/null
   hurry 0
   recent='' cut=''

@@ -380,6 +380,23 @@ test('a connector cannot make a grant last by the end that it reports', async ()
   expect((await scene.fake.claimEnsure()).grant.state).toBe('absent')
 })
 
+test('a grant that could not be given says why, also when its end failed on the way and then was confirmed', async () => {
+  const scene = await stage()
+  const id = await scene.grant({ seconds: 60 })
+  await scene.fake.fail(await scene.fake.claimEnsure(), 'group_missing')
+  const end = await scene.fake.claimEnsure()
+  expect(end.grant.state).toBe('absent')
+  await scene.fake.fail(end, 'ssh_unreachable')
+  expect(await scene.newestGrant()).toMatchObject({ last_failure: { code: 'ssh_unreachable' } })
+  scene.clock.advance(15 * SECOND)
+  const again = await scene.fake.claimEnsure()
+  await scene.fake.succeed(again, absentResult(again))
+  expect(await scene.status(id)).toBe('Failed')
+  expect(await scene.newestGrant()).toMatchObject({
+    last_failure: { code: 'group_missing', hint: 'mend group_missing' },
+  })
+})
+
 test('an end that leaves processes is not confirmed', async () => {
   const scene = await stage()
   const { id } = await active(scene)

@@ -68,6 +68,15 @@ describe.each(['root_file', 'home'] as const)('adoption with trust %s', (trust) 
 })
 
 describe('adoption', () => {
+  it('under two names: what was taken from both is not ours any more, also when another grant lives', async () => {
+    await person.present(grant)
+    await person.present({ ...grant, id: `${grant.id}b`, groups: ['deploy'] })
+    await host.exec(`uid=$(id -u ${login}); useradd -M -o -u "$uid" second${serial}`)
+    await person.absent(grant)
+    const record = await host.exec(`grep ^added= /var/lib/apono-connector/logins/${login}`)
+    expect(record.stdout.trim()).toBe('added=deploy')
+  })
+
   it('keeps exactly the rights of another live grant', async () => {
     const first = await person.present(grant)
     const second = await person.present({ ...grant, id: `${grant.id}b`, groups: ['deploy'] })

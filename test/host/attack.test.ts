@@ -196,6 +196,44 @@ describe('what is not ours', () => {
   })
 })
 
+describe('an account that somebody deleted', () => {
+  it.each([
+    ['home', 'root_file'],
+    ['root_file', 'home'],
+  ] as const)('is made anew by the policy of now: %s before, %s since', async (before, now) => {
+    // So that sshd was asked for either.
+    for (const trust of [before, now])
+      await person.present({ id: `${id}${trust}`, login: `${login}${trust.slice(0, 1)}`, policy: { trust } })
+    await person.present({ id, login, policy: { trust: before } })
+    expect((await host.exec(`userdel -r ${login}`)).code).toBe(0)
+    const again = { id, login, generation: 2, policy: { trust: now } }
+    const { certificatePath, reply } = await person.present(again)
+    expect(reply.trust).toBe(now)
+    expect((await person.login(certificatePath, 'true', login)).code).toBe(0)
+    expect(await person.absent({ ...again, generation: 3 })).toMatchObject({ account: 'locked', processesLeft: 0 })
+  })
+
+  it('and whose home came back belongs to its login when it is made anew', async () => {
+    // A run that died between its record and the account, and a home that lies there since.
+    await person.present({ id, login })
+    await host.exec(
+      `userdel ${login}; chown root: /home/${login}; sed -i 's/^state=.*/state=creating/' /var/lib/apono-connector/logins/${login}`,
+    )
+    const { certificatePath } = await person.present({ id, login, generation: 2 })
+    expect((await person.login(certificatePath, 'touch mine', login)).code).toBe(0)
+  })
+
+  it('is not let in by what stood there for it as an adopted one', async () => {
+    await host.exec(`useradd -m -s /bin/bash ${login}`)
+    const policy = { existingUser: 'adopt' } as const
+    await person.present({ id, login, policy })
+    await person.present({ id: `${id}b`, login: `${login}b` })
+    expect((await host.exec(`userdel -r ${login}`)).code).toBe(0)
+    await expect(person.present({ id, login, generation: 2 })).rejects.toMatchObject({ code: 'trust_not_effective' })
+    expect(await host.shadow(login)).toMatchObject({ expires: '1' })
+  })
+})
+
 describe('a server that would not let the login in', () => {
   it.each([
     ['AllowUsers apono', 'login_not_allowed'],
@@ -227,34 +265,37 @@ describe('a server that would not let the login in', () => {
     }
   })
 
-  it.each(['DenyUsers eve', '  denyusers=eve', '"DenyUsers" eve', 'Match User eve\\n\\tAuthorizedKeysFile none'])(
-    'a rule for one name (%s): what was said of the logins before it is not taken for an answer',
-    async (rule) => {
-      const strict = await startHost()
-      const admin = '/etc/ssh/sshd_config.d/00-admin.conf'
-      const change = (command: string) => strict.exec(command).then(({ code }) => expect(code).toBe(0))
-      try {
-        const somebody = await makePerson(strict)
-        const asked = () => strict.exec('ls /var/lib/apono-connector | grep asked').then(({ stdout }) => stdout.trim())
-        const refused = { code: expect.stringMatching(/^(login_not_allowed|trust_not_effective)$/) }
-        await somebody.present({ id: 'grt_1', login: 'dana' })
-        // Nothing tells one from another yet, so this answer is for all.
-        expect(await asked()).toBe('sshd-asked.root_file')
-        await change(`sleep 0.02; printf '${rule}\\n' >${admin}`)
-        await expect(somebody.present({ id: 'grt_2', login: 'eve' })).rejects.toMatchObject(refused)
-        const { certificatePath } = await somebody.present({ id: 'grt_3', login: 'finn' })
-        expect((await somebody.login(certificatePath, 'true', 'finn')).code).toBe(0)
-        expect(await asked()).toBe('asked.finn')
-        await expect(somebody.present({ id: 'grt_2', login: 'eve' })).rejects.toMatchObject(refused)
-        expect(await strict.shadow('eve')).toMatchObject({ expires: '1' })
-        await change(`sleep 0.02; rm ${admin}`)
-        await somebody.present({ id: 'grt_2', login: 'eve' })
-        expect(await asked()).toBe('asked.finn\nsshd-asked.root_file')
-      } finally {
-        await strict.stop()
-      }
-    },
-  )
+  it.each([
+    'DenyUsers eve',
+    '  denyusers=eve',
+    '"DenyUsers" eve',
+    'Deny"Users" eve',
+    'Match User eve\\n\\tAuthorizedKeysFile none',
+  ])('a rule for one name (%s): what was said of the logins before it is not taken for an answer', async (rule) => {
+    const strict = await startHost()
+    const admin = '/etc/ssh/sshd_config.d/00-admin.conf'
+    const change = (command: string) => strict.exec(command).then(({ code }) => expect(code).toBe(0))
+    try {
+      const somebody = await makePerson(strict)
+      const asked = () => strict.exec('ls /var/lib/apono-connector | grep asked').then(({ stdout }) => stdout.trim())
+      const refused = { code: expect.stringMatching(/^(login_not_allowed|trust_not_effective)$/) }
+      await somebody.present({ id: 'grt_1', login: 'dana' })
+      // Nothing tells one from another yet, so this answer is for all.
+      expect(await asked()).toBe('sshd-asked.root_file')
+      await change(`sleep 0.02; printf '${rule}\\n' >${admin}`)
+      await expect(somebody.present({ id: 'grt_2', login: 'eve' })).rejects.toMatchObject(refused)
+      const { certificatePath } = await somebody.present({ id: 'grt_3', login: 'finn' })
+      expect((await somebody.login(certificatePath, 'true', 'finn')).code).toBe(0)
+      expect(await asked()).toBe('asked.finn')
+      await expect(somebody.present({ id: 'grt_2', login: 'eve' })).rejects.toMatchObject(refused)
+      expect(await strict.shadow('eve')).toMatchObject({ expires: '1' })
+      await change(`sleep 0.02; rm ${admin}`)
+      await somebody.present({ id: 'grt_2', login: 'eve' })
+      expect(await asked()).toBe('asked.finn\nsshd-asked.root_file')
+    } finally {
+      await strict.stop()
+    }
+  })
 
   it('no Include: refused before anything is changed', async () => {
     const old = await startHost({ setup: `sed -i '/^Include/d' /etc/ssh/sshd_config` })

@@ -104,7 +104,7 @@ const closeAbsent = async (tx: Tx, deps: Deps, job: JobRecord, result: AbsentRes
     absent: result,
     hostId: result.hostId,
     closed: { at, how: 'confirmed' },
-    lastFailure: null,
+    lastFailure: grant.end?.failure ?? null,
   })
   const { account, sessionsEnded, processesLeft, assurance } = result
   const proof = { account, sessionsEnded, processesLeft, assurance, residue: result.residue.length }

@@ -176,7 +176,8 @@ export const endGrant = async (
 ): Promise<GrantRecord> => {
   if (grant.end) return grant
   const at = deps.clock.now()
-  const ended = { state: 'absent', sealedPrivateKey: null, end: { reason, at, by } } as const
+  const end = { reason, at, by, ...(reason === 'failed' && grant.lastFailure ? { failure: grant.lastFailure } : {}) }
+  const ended = { state: 'absent', sealedPrivateKey: null, end } as const
   await audit(tx, deps, by, `grant.${reason}`, grant.id, { login: grant.login, server: grant.server.name })
   if (grant.handedOut) return raiseGeneration(tx, deps, grant, ended)
   const closed: GrantRecord = { ...grant, ...ended, closed: { at, how: 'never_handed_out' } }

@@ -122,6 +122,9 @@ export interface RequestRecord {
 
 export type EndReason = 'expired' | 'revoked' | 'failed'
 
+/** `state`: what was to be brought about. */
+export type GrantFailure = Failure & { readonly at: number; readonly state: 'present' | 'absent' }
+
 export interface GrantRecord {
   readonly id: string
   readonly requestId: string
@@ -151,10 +154,16 @@ export interface GrantRecord {
   /** The end that the server is known to hold. */
   readonly confirmedNotAfter: number | null
   readonly hostId: string | null
-  readonly end: { readonly reason: EndReason; readonly at: number; readonly by: string } | null
+  readonly end: {
+    readonly reason: EndReason
+    readonly at: number
+    readonly by: string
+    /** What access could not be given for: told for as long as the grant is, also when its end is confirmed. */
+    readonly failure?: GrantFailure
+  } | null
   readonly absent: AbsentResult | null
   readonly closed: { readonly at: number; readonly how: 'confirmed' | 'abandoned' | 'never_handed_out' } | null
-  readonly lastFailure: (Failure & { readonly at: number; readonly state: 'present' | 'absent' }) | null
+  readonly lastFailure: GrantFailure | null
   readonly createdAt: number
 }
 
