@@ -117,14 +117,6 @@ const authenticateOnce =
     answer({ type: 'publickey', username: server.user, key: key.parsed })
   }
 
-/**
- * ssh2 1.17.0 makes an OpenSSH server prove each host key that it lists after the login: three signatures there, three
- * checks here, and nobody listens for the answer. It asks only who looks like OpenSSH to it.
- */
-const askForNoHostKeys = (client: Client): void => {
-  Object.assign(client, { _remoteVer: '' })
-}
-
 /** Resolves when logged in; rejects when the connection ends first, which it may do without any error. */
 const becomeReady = (attempt: Attempt): Promise<void> =>
   new Promise((resolve, reject) => {
@@ -133,7 +125,6 @@ const becomeReady = (attempt: Attempt): Promise<void> =>
       if (!progress.ready) reject(connectionFailure(error, progress, rules, facts))
     }
     client.on('handshake', () => {
-      askForNoHostKeys(client)
       progress.handshakeDone = true
       attempt.handshake.resolve()
     })
