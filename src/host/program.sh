@@ -842,7 +842,7 @@ prepare_login() {
 }
 
 take_uid() {
-  while { known_elsewhere passwd "$FREE_UID" || known_elsewhere group "$FREE_UID"; }; do
+  while [ "$FREE_UID" -le "$P_uid_high" ] && { known_elsewhere passwd "$FREE_UID" || known_elsewhere group "$FREE_UID"; }; do
     LOW=$((FREE_UID + 1))
     look
   done
@@ -986,8 +986,8 @@ find_surplus() {
 surplus_groups() { find_surplus; echo "$SURPLUS"; }
 
 # gpasswd writes a group as it was before gpasswd had the lock, and says nothing (shadow-maint/shadow#347): one that runs
-# now may take back what we did. So those are waited for, and what is read back then counts, twice. Anybody may call a
-# process so: 2 s in all.
+# now may take back what we did. So those are waited for, and what is read back then counts; twice, where a membership is
+# taken. Anybody may call a process so: 2 s in all.
 outlast_gpasswd() {
   set +f; set -- /proc/[0-9]*; set -f
   for process in "$@"; do
@@ -2118,11 +2118,11 @@ inspect_ledger() {
 
 # ------------------------------------------------------------ every function that changes something by itself {tests}
 
-KILL_POINTS='own_folder take_lock machine_identity forget stage write_down account_create account_off account_expire account_on account_delete
-group_create group_join group_leave edit change_file share_change lock_file mend_files
-make_login finish_login take_uid leave_group check_access write_home_trust install_dropin reload_sshd end_processes hunt end_lingering
-end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home group_delete
-delete_ledger drop_folder'
+KILL_POINTS='own_folder take_lock machine_identity forget stage write_down account_create account_off account_expire
+account_on account_delete group_create group_join group_leave edit change_file share_change lock_file mend_files
+make_login finish_login take_uid leave_group check_access write_home_trust install_dropin reload_sshd end_processes hunt
+end_lingering end_crontab end_at_jobs note_own_keys schedule_systemd schedule_busybox remove_timer move_home delete_home
+group_delete delete_ledger drop_folder'
 
 # ------------------------------------------------------------ begin {all}
 
