@@ -54,7 +54,8 @@ const logger = (): Logger => {
   return createLogger(LOG_LEVELS.find((level) => level === wanted) ?? 'info')
 }
 
-const deps = (log: Logger) => ({ clock: systemClock, log, random: randomBytes, hostProgram, version: version() })
+const ofProcess = { clock: systemClock, random: randomBytes, environment: process.env }
+const deps = (log: Logger) => ({ ...ofProcess, log, hostProgram, version: version() })
 
 const showFirstToken = async (of: {
   readonly firstAdminToken: string | null
@@ -144,7 +145,7 @@ const runUninstall: Verb = async (_ended, rest) => {
   if (definition.file === null || problems.length > 0) return exitForConfig(problems)
   const wishes = { keepUids, homes: keepHomes ? 'archive' : 'delete' } as const
   try {
-    await uninstallServer(definition.file, wishes, { ...local.config, clock: systemClock, random: randomBytes })
+    await uninstallServer(definition.file, wishes, { ...local.config, ...ofProcess })
   } catch (error) {
     if (error instanceof JobError) failed(error)
     throw error

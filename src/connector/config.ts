@@ -13,7 +13,9 @@ import { z } from 'zod'
 import { LOG_LEVELS, type LogLevel } from '../observability/log.ts'
 import { ConnectorId } from '../protocol/calls.ts'
 import { CloudProvider } from '../protocol/primitives.ts'
+import type { Environment } from '../secrets/network.ts'
 import { type Secret, secretOf } from '../secrets/secret.ts'
+import { readVaultConfig, type VaultConfig } from '../secrets/vault-config.ts'
 import { isLoopbackName } from './addresses.ts'
 import { knownHostsProblems } from './known-hosts-file.ts'
 
@@ -44,10 +46,20 @@ export interface Config {
   readonly healthListen: { readonly host: string; readonly port: number } | null
   /** `APONO_LOG_LEVEL`, `info`. */
   readonly logLevel: LogLevel
-  /** `APONO_CLOUD_PROVIDER`, `none`. */
-  readonly cloudProvider: CloudProvider
+  /** `APONO_CLOUD_PROVIDER`; without it the connector looks for itself. */
+  readonly cloudProvider: CloudProvider | 'detect'
+  /** Null: there is none. `VAULT_ADDR` and what belongs to it (docs/secret-stores.md). */
+  readonly vault: VaultConfig | null
+  readonly secretCache: SecretCacheSettings
   readonly deadlines: Deadlines
   readonly pool: PoolSettings
+}
+
+export interface SecretCacheSettings {
+  /** For which the store is not asked again, in milliseconds. `APONO_SECRET_TTL_MS`, 300,000. */
+  readonly ttlMs: number
+  /** For which a key is used while its store cannot be reached. `APONO_SECRET_HARD_LIMIT_MS`, 3,600,000. */
+  readonly hardLimitMs: number
 }
 
 export interface PoolSettings {
@@ -73,15 +85,13 @@ export interface Deadlines {
   readonly execMs: number
   /** Without a byte from it. `APONO_SSH_SILENCE_TIMEOUT_MS`, 60,000. */
   readonly silenceMs: number
-  /** For reading the secret. `APONO_SECRET_TIMEOUT_MS`, 10,000. */
+  /** For reading a secret, attempts and pauses included. `APONO_SECRET_TIMEOUT_MS`, 5,000. */
   readonly secretMs: number
 }
 
 export type ConfigResult =
   | { readonly ok: true; readonly config: Config }
   | { readonly ok: false; readonly problems: readonly string[] }
-
-type Environment = Readonly<Record<string, string | undefined>>
 
 /** Collects every problem instead of stopping at the first; what it returns then is never used. */
 interface Reader {
@@ -198,7 +208,7 @@ const readDeadlines = (reader: Reader): Deadlines => {
     keepaliveMs: duration('APONO_SSH_KEEPALIVE_MS', 2500),
     execMs: duration('APONO_SSH_COMMAND_TIMEOUT_MS', 120_000),
     silenceMs: duration('APONO_SSH_SILENCE_TIMEOUT_MS', 60_000),
-    secretMs: duration('APONO_SECRET_TIMEOUT_MS', 10_000),
+    secretMs: duration('APONO_SECRET_TIMEOUT_MS', 5000),
   }
 }
 
@@ -224,8 +234,14 @@ const readKnownHostsFile = (reader: Reader): string | null => {
   return file
 }
 
+const readSecretConfig = (environment: Environment, reader: Reader) => ({
+  secretDirectory: readSecretDirectory(reader),
+  cloudProvider: readOne(reader, 'APONO_CLOUD_PROVIDER', [...CloudProvider.options, 'detect'] as const, 'detect'),
+  vault: readVaultConfig(environment, reader.problem),
+})
+
 /** What a command at the terminal needs of the connector's configuration: where keys are, and how long to wait. */
-export type LocalConfig = Pick<Config, 'secretDirectory' | 'knownHostsFile' | 'deadlines'>
+export type LocalConfig = Pick<Config, 'knownHostsFile' | 'deadlines'> & ReturnType<typeof readSecretConfig>
 
 export const readLocalConfig = (
   environment: Environment,
@@ -233,7 +249,7 @@ export const readLocalConfig = (
   const problems: string[] = []
   const reader = readerOf(environment, problems)
   const config = {
-    secretDirectory: readSecretDirectory(reader),
+    ...readSecretConfig(environment, reader),
     knownHostsFile: readKnownHostsFile(reader),
     deadlines: readDeadlines(reader),
   }
@@ -251,13 +267,16 @@ export const readConfig = (environment: Environment): ConfigResult => {
     url: readUrl(reader),
     token: readToken(reader),
     connectorId: readConnectorId(reader),
-    secretDirectory: readSecretDirectory(reader),
+    ...readSecretConfig(environment, reader),
     knownHostsFile: readKnownHostsFile(reader),
     stateDirectory: readDirectory(reader, 'APONO_STATE_DIR', '/var/lib/apono/connector'),
     slots: readInteger(reader, 'APONO_SLOTS', 16, 1, 1000),
     healthListen: readListen(reader),
     logLevel: readOne(reader, 'APONO_LOG_LEVEL', LOG_LEVELS, 'info'),
-    cloudProvider: readOne(reader, 'APONO_CLOUD_PROVIDER', CloudProvider.options, 'none'),
+    secretCache: Object.freeze({
+      ttlMs: readInteger(reader, 'APONO_SECRET_TTL_MS', 300_000, 0, 24 * HOUR_MS),
+      hardLimitMs: readInteger(reader, 'APONO_SECRET_HARD_LIMIT_MS', HOUR_MS, 1, 24 * HOUR_MS),
+    }),
     deadlines: Object.freeze(readDeadlines(reader)),
     pool: Object.freeze({
       idleMs: readInteger(reader, 'APONO_SSH_IDLE_MS', 300_000, 1000, 24 * HOUR_MS),

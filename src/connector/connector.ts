@@ -5,9 +5,10 @@ import { createHealth, serveHealth } from '../observability/health.ts'
 import type { Logger } from '../observability/log.ts'
 import { createMetrics } from '../observability/metrics.ts'
 import { DEFAULT_KNOBS, PROTOCOL, type RegisterRequest } from '../protocol/calls.ts'
-import { fileStore } from '../secrets/file.ts'
-import { createKeyCache } from '../secrets/key-cache.ts'
-import { type SecretStores, secretStores } from '../secrets/stores.ts'
+import type { CloudFinding } from '../secrets/cloud.ts'
+import { createKeyRing } from '../secrets/key-ring.ts'
+import type { Environment } from '../secrets/network.ts'
+import type { SecretStores } from '../secrets/stores.ts'
 import type { BreakerEvent } from '../ssh/breaker.ts'
 import { createTransport } from '../ssh/transport.ts'
 import { type Resolve, resolveHost } from './addresses.ts'
@@ -21,6 +22,7 @@ import { createOutage } from './outage.ts'
 import { createRegistration } from './register.ts'
 import { renewLoop } from './renew.ts'
 import { createOutbox } from './report.ts'
+import { cloudOf, storesOf } from './secret-stores.ts'
 import { shutDown } from './shutdown.ts'
 import { createSlots } from './slots.ts'
 import { createTokenSource } from './token.ts'
@@ -32,6 +34,8 @@ export interface ConnectorDeps {
   readonly log: Logger
   /** Cryptographically random bytes; back-off and nonces are made of them. */
   readonly random: (bytes: number) => Buffer
+  /** Of the process: where vendors' libraries look for identities and proxies. */
+  readonly environment: Environment
   readonly hostProgram: HostProgram
   /** Of this software, as it is told to the control plane. */
   readonly version: string
@@ -50,15 +54,19 @@ export interface Connector {
   readonly done: Promise<void>
 }
 
-const storesOf = (config: Config): SecretStores => secretStores([fileStore({ directory: config.secretDirectory })])
-
-const registerRequest = (config: Config, deps: ConnectorDeps, instanceId: string): RegisterRequest => ({
+const registerRequest = (
+  config: Config,
+  deps: ConnectorDeps,
+  instanceId: string,
+  cloud: CloudFinding,
+  stores: SecretStores,
+): RegisterRequest => ({
   connectorId: config.connectorId,
   instanceId,
   version: deps.version,
   protocol: PROTOCOL,
-  cloud: { provider: config.cloudProvider },
-  secretStores: [...storesOf(config).types],
+  cloud: { provider: cloud.provider },
+  secretStores: [...stores.types],
   slots: config.slots,
 })
 
@@ -87,6 +95,8 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const instanceId = randomUUID()
   const { clock } = deps
   const log = deps.log.child({ instance: instanceId })
+  const cloud = await cloudOf(config, deps)
+  const stores = storesOf(config, cloud.provider, deps)
 
   // What the loops share.
   const api = createApiClient({ url: config.url, token: createTokenSource(config.token) })
@@ -97,7 +107,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     clock,
     log,
     outage,
-    request: registerRequest(config, deps, instanceId),
+    request: registerRequest(config, deps, instanceId, cloud, stores),
     onRegistered: renewNews.wake,
   })
   const knobs = () => registration.current()?.knobs ?? DEFAULT_KNOBS
@@ -109,7 +119,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
 
   // What does the work.
   const released = new Set<string>()
-  const keys = createKeyCache(clock)
+  const keys = createKeyRing({ stores, clock, log, ...config.secretCache })
   const pool = createTransport({
     clock,
     random: deps.random,
@@ -125,7 +135,6 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     clock,
     random: deps.random,
     guard: guardOf(config, deps),
-    secrets: storesOf(config),
     keys,
     pool,
     hostKeys: hostKeySource(config.knownHostsFile, clock, log),
@@ -154,6 +163,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     { event: 'started', connectorId: config.connectorId, url: config.url, slots: config.slots },
     'connector started',
   )
+  log.info({ event: 'secret_stores', cloud: cloud.provider, because: cloud.by, stores: stores.types }, 'where it runs')
   const loops = [
     claimLoop(
       {
@@ -182,7 +192,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
       await shutDown({ clock, log, api, leases, slots, outbox, instanceId, registration, released, claiming, living })
       await Promise.allSettled(loops)
       keys.dispose()
-      await Promise.all([pool.close(), healthServer?.close(), api.close()])
+      await Promise.all([pool.close(), healthServer?.close(), api.close(), stores.close()])
       log.info({ event: 'stopped' }, 'connector stopped')
       stopped()
     }

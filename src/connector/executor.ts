@@ -6,13 +6,10 @@ import type { Clock } from '../observability/clock.ts'
 import type { SecretReference, Server } from '../protocol/integration.ts'
 import type { EnsureJob, Job, JobHead } from '../protocol/job.ts'
 import { JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
-import { type KeyCache, referenceName } from '../secrets/key-cache.ts'
-import { disposeMaterial } from '../secrets/secret-store.ts'
-import type { SecretStores } from '../secrets/stores.ts'
-import { withDeadline } from '../ssh/deadline.ts'
+import type { KeyRing, SecretKeys } from '../secrets/key-ring.ts'
 import { type HostKeyRules, keysToReport } from '../ssh/host-keys.ts'
 import type { Pool } from '../ssh/pool.ts'
-import type { Hop, Route, VersionedKey } from '../ssh/route.ts'
+import type { Hop, Route } from '../ssh/route.ts'
 import type { CheckedAddress } from '../ssh/socket.ts'
 import type { Deadlines } from './config.ts'
 import type { Guard } from './guard.ts'
@@ -38,8 +35,7 @@ export interface ExecutorDeps {
   readonly clock: Clock
   readonly random: (bytes: number) => Buffer
   readonly guard: Guard
-  readonly secrets: SecretStores
-  readonly keys: KeyCache
+  readonly keys: KeyRing
   readonly pool: Pick<Pool, 'use'>
   readonly hostKeys: HostKeySource
   readonly hostProgram: HostProgram
@@ -56,28 +52,6 @@ interface Run {
   readonly deps: ExecutorDeps
   /** What each place on the way showed, the last one last: what was refused, if it was. */
   readonly seenHostKeys: Map<string, string>
-}
-
-const readKey = async ({ lease, deps }: Run, reference: SecretReference): Promise<VersionedKey> => {
-  const ms = deps.deadlines.secretMs
-  const reading = deps.secrets.read(reference, { signal: lease.signal })
-  const material = await withDeadline(reading, {
-    clock: deps.clock,
-    ms,
-    signal: lease.signal,
-    onTimeout: () => new JobError('secret_store_unreachable', `the secret was not read within ${ms} ms`),
-    onAbort: () => new JobError('cancelled', 'called off while reading the secret'),
-  }).catch((error: unknown) => {
-    // One that comes when nobody waits any more.
-    reading.then(disposeMaterial, () => undefined)
-    throw error
-  })
-  try {
-    const key = await deps.keys.open(reference, material, lease.signal)
-    return { key, version: `${referenceName(reference)} ${material.version}` }
-  } finally {
-    disposeMaterial(material)
-  }
 }
 
 const mint = ({ job, deps }: Run): MintedCertificate | null => {
@@ -164,22 +138,50 @@ const runOn = async (run: Run, connected: Connected): Promise<JobResult> => {
   return await deps.hostProgram.ensureAbsent(link, contextOf(run), request)
 }
 
-/** The jump hosts in order, then the server; only the first is connected to from here, at what the guard admitted. */
-const findRoute = async (run: Run, admitted: readonly CheckedAddress[]): Promise<Route> => {
-  const { server, integration } = run.job
-  const { hostKeys } = integration.policy
-  // Before any secret is read: this may fail.
-  const rules = [...server.jumps, server].map((place) => run.deps.hostKeys(place, hostKeys))
-  const ownKey = await readKey(run, integration.secretStore)
-  const hops: Hop[] = []
-  for (const { host, port, user, ...place } of [...server.jumps, server]) {
-    const other = 'secretStore' in place ? place.secretStore : undefined
-    hops.push({
-      server: { host, port, user, addresses: hops.length === 0 ? admitted : [] },
-      key: other === undefined ? ownKey : await readKey(run, other),
-      rules: rules[hops.length] as HostKeyRules,
-    })
+/** The keys of each secret on the way. */
+type Keys = ReadonlyMap<SecretReference, SecretKeys>
+
+const secretsOf = ({ integration, server }: Job): SecretReference[] => [
+  integration.secretStore,
+  ...server.jumps.flatMap(({ secretStore }) => secretStore ?? []),
+]
+
+const readKeys = async ({ job, lease, deps }: Run): Promise<Keys> => {
+  const keys = new Map<SecretReference, SecretKeys>()
+  for (const reference of secretsOf(job)) keys.set(reference, await deps.keys.get(reference, lease.signal))
+  return keys
+}
+
+/** Null where no secret on the way has changed since its keys were read. */
+const renewKeys = async ({ lease, deps }: Run, keys: Keys): Promise<Keys | null> => {
+  const renewed = new Map(keys)
+  let changed = false
+  for (const [reference, refused] of keys) {
+    const newer = await deps.keys.renew(reference, refused, lease.signal)
+    if (newer !== null) renewed.set(reference, newer)
+    changed ||= newer !== null
   }
+  return changed ? renewed : null
+}
+
+const rulesOf = ({ job, deps }: Run): HostKeyRules[] =>
+  [...job.server.jumps, job.server].map((place) => deps.hostKeys(place, job.integration.policy.hostKeys))
+
+/** The jump hosts in order, then the server; only the first is connected to from here, at what the guard admitted. */
+const routeOf = ({ job }: Run, admitted: readonly CheckedAddress[], rules: HostKeyRules[], keys: Keys): Route => {
+  const { server, integration } = job
+  const hops = [...server.jumps, server].map(({ host, port, user, ...place }, index): Hop => {
+    const reference = ('secretStore' in place ? place.secretStore : undefined) ?? integration.secretStore
+    const {
+      keys: [key],
+      version,
+    } = keys.get(reference) as SecretKeys
+    return {
+      server: { host, port, user, addresses: index === 0 ? admitted : [] },
+      key: { key, version },
+      rules: rules[index] as HostKeyRules,
+    }
+  })
   return { jumps: hops.slice(0, -1), target: hops.at(-1) as Hop }
 }
 
@@ -208,16 +210,32 @@ const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate |
 const isWorthAnotherRun = (error: unknown): boolean =>
   error instanceof JobError && (error.code === 'connection_lost' || error.code === 'interrupted')
 
-const perform = async (run: Run): Promise<JobResult> => {
-  const addresses = await run.deps.guard.admit(run.job, run.lease.signal)
-  run.lease.checkpoint()
-  const route = await findRoute(run, addresses)
-  const minted = mint(run)
+const connectUpToTwice = async (run: Run, route: Route, minted: MintedCertificate | null): Promise<JobResult> => {
   try {
     return await connectAndRun(run, route, minted)
   } catch (error) {
     if (!isWorthAnotherRun(error)) throw error
     return await connectAndRun(run, route, minted)
+  }
+}
+
+const isKeyRefused = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_auth_failed'
+
+const perform = async (run: Run): Promise<JobResult> => {
+  const addresses = await run.deps.guard.admit(run.job, run.lease.signal)
+  run.lease.checkpoint()
+  // Before any secret is read: this may fail.
+  const rules = rulesOf(run)
+  const keys = await readKeys(run)
+  const minted = mint(run)
+  const performWith = (these: Keys) => connectUpToTwice(run, routeOf(run, addresses, rules, these), minted)
+  try {
+    return await performWith(keys)
+  } catch (error) {
+    // The key may have been changed in the store and on the server since it was read.
+    const newer = isKeyRefused(error) ? await renewKeys(run, keys) : null
+    if (newer === null) throw error
+    return await performWith(newer)
   }
 }
 

@@ -4,16 +4,16 @@ import { uninstall } from '../host/host-program.ts'
 import type { Clock } from '../observability/clock.ts'
 import { Policy, SecretReference, Server } from '../protocol/integration.ts'
 import type { InspectJob } from '../protocol/job.ts'
-import { fileStore } from '../secrets/file.ts'
-import { keySource } from '../secrets/key-cache.ts'
+import { keySource } from '../secrets/key-ring.ts'
+import { disposeMaterial } from '../secrets/material.ts'
+import type { Environment } from '../secrets/network.ts'
 import type { LoginKey } from '../secrets/private-key.ts'
-import { disposeMaterial } from '../secrets/secret-store.ts'
-import { secretStores } from '../secrets/stores.ts'
 import { createTransport } from '../ssh/transport.ts'
 import { resolveHost } from './addresses.ts'
 import type { LocalConfig } from './config.ts'
 import { defaultGuard } from './guard.ts'
 import { hostKeySource } from './known-hosts-file.ts'
+import { cloudOf, storesOf } from './secret-stores.ts'
 
 /**
  * Leaving one server, by hand and without a control plane. The file says what a job would: the server, and where its
@@ -59,6 +59,7 @@ export interface UninstallWishes {
 export interface UninstallDeps extends LocalConfig {
   readonly clock: Clock
   readonly random: (bytes: number) => Buffer
+  readonly environment: Environment
 }
 
 /** A hundred accounts take a while. */
@@ -82,15 +83,21 @@ const asJob = ({ server, secretStore, policy }: ServerFile): InspectJob => ({
   server: { ...server, id: 'server', jumps: [] },
 })
 
+/** Read once: there is nothing to remember. */
 const readKey = async (file: ServerFile, deps: UninstallDeps): Promise<LoginKey> => {
-  const stores = secretStores([fileStore({ directory: deps.secretDirectory })])
-  const material = await stores.read(file.secretStore, {})
-  const keys = keySource(deps.clock)
+  const { provider } = await cloudOf(deps, deps)
+  const stores = storesOf(deps, provider, deps)
+  const source = keySource(deps.clock)
   try {
-    return await keys.open(material)
+    const material = await stores.read(file.secretStore)
+    try {
+      return await source.open(material)
+    } finally {
+      disposeMaterial(material)
+    }
   } finally {
-    disposeMaterial(material)
-    keys.dispose()
+    source.dispose()
+    await stores.close()
   }
 }
 

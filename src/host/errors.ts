@@ -56,7 +56,7 @@ export const errorTable = {
     retryable: false,
     fixedBy: 'control plane admin',
     seen: 'the integration names a store that this connector cannot read',
-    hint: () => 'Keep the secret in a store of the cloud that the connector runs in.',
+    hint: (facts) => facts.detail ?? 'Keep the secret in a store of the cloud that the connector runs in.',
   },
   secret_not_found: {
     retryable: true,
@@ -83,7 +83,7 @@ export const errorTable = {
     retryable: true,
     fixedBy: 'connector admin',
     seen: 'the store did not answer',
-    hint: () => "Check the connector's network path to the store.",
+    hint: (facts) => facts.detail ?? "Check the connector's network path to the store.",
   },
 
   ...accessErrors,

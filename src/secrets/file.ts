@@ -3,7 +3,8 @@ import { constants, type Stats } from 'node:fs'
 import { type FileHandle, open, realpath } from 'node:fs/promises'
 import path from 'node:path'
 import { JobError } from '../host/errors.ts'
-import { materialOf, type SecretMaterial, type SecretStore } from './secret-store.ts'
+import { materialOf, type SecretMaterial } from './material.ts'
+import type { SecretStore } from './secret-store.ts'
 
 /** A private key with wrapping is under 20 KiB; what is larger is not one. */
 const MAX_BYTES = 64 * 1024
@@ -60,7 +61,7 @@ const readOpen = async (handle: FileHandle, file: string): Promise<SecretMateria
   const { bytesRead } = await handle.read(bytes, 0, bytes.length, 0)
   try {
     if (bytesRead > MAX_BYTES) throw new JobError('secret_malformed', `${file} is larger than ${MAX_BYTES} bytes`)
-    return materialOf(bytes.subarray(0, bytesRead).toString('utf8'), versionOf(stats))
+    return materialOf(bytes.subarray(0, bytesRead), versionOf(stats))
   } finally {
     bytes.fill(0)
   }
@@ -88,10 +89,10 @@ const readFile = async (directory: string, file: string): Promise<SecretMaterial
 }
 
 /** Secrets in local files, one JSON object each, readable by nobody but the connector (or root). */
-export const fileStore = (options: FileStoreOptions): SecretStore => ({
+export const fileStore = (options: FileStoreOptions): SecretStore<'file'> => ({
   type: 'file',
+  askAlways: true,
   read: async (reference) => {
-    if (reference.type !== 'file') throw new JobError('secret_store_mismatch', 'not a file reference')
     try {
       return await readFile(options.directory, reference.path)
     } catch (error) {

@@ -3,8 +3,8 @@ import ssh2, { type ParsedKey } from 'ssh2'
 import { type FoundKey, findKey } from './key-armour.ts'
 import { damaged, type KeyFormat, passphraseMissing } from './key-errors.ts'
 import type { KeyOpener } from './key-opener.ts'
+import type { StoredKey } from './material.ts'
 import { openKey } from './open-key.ts'
-import type { SecretMaterial } from './secret-store.ts'
 
 /** A key that can log in. It holds the private half in memory; `key-cache.ts` says for how long. */
 export interface LoginKey {
@@ -38,15 +38,13 @@ export const loginKeyOf = (parsed: ParsedKey): LoginKey => {
   }
 }
 
-const openEncrypted = (key: FoundKey, material: KeyMaterial, opener: Pick<KeyOpener, 'open'>): Promise<Buffer> => {
+const openEncrypted = (key: FoundKey, material: StoredKey, opener: Pick<KeyOpener, 'open'>): Promise<Buffer> => {
   if (material.passphrase === undefined) throw passphraseMissing(key.format)
   const passphrase = Buffer.from(material.passphrase.reveal(), 'utf8')
   const opening = opener.open(key, passphrase)
   passphrase.fill(0)
   return opening
 }
-
-type KeyMaterial = Pick<SecretMaterial, 'privateKey' | 'passphrase'>
 
 /**
  * Makes a usable key of whatever was stored: OpenSSH, PKCS#1, SEC1, PKCS#8 or PuTTY, encrypted or not, wrapped in base64
@@ -56,7 +54,7 @@ type KeyMaterial = Pick<SecretMaterial, 'privateKey' | 'passphrase'>
  * A key in the clear is read here, in a few milliseconds; one that is encrypted in a worker, however long it takes.
  * Everything is taken out of `material` before the promise is returned: whoever gave it may dispose of it.
  */
-export const openPrivateKey = async (material: KeyMaterial, opener: Pick<KeyOpener, 'open'>): Promise<LoginKey> => {
+export const openPrivateKey = async (material: StoredKey, opener: Pick<KeyOpener, 'open'>): Promise<LoginKey> => {
   const key = findKey(material.privateKey.reveal())
   let opened: Buffer | undefined
   try {

@@ -24,7 +24,7 @@ describe('configuration', () => {
       slots: 16,
       healthListen: { host: '0.0.0.0', port: 8080 },
       logLevel: 'info',
-      cloudProvider: 'none',
+      cloudProvider: 'detect',
       secretDirectory: expect.stringMatching(/^\/etc\//),
     })
     expect(Object.isFrozen(config) && Object.isFrozen(config.deadlines)).toBe(true)

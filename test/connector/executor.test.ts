@@ -12,15 +12,12 @@ import type { EnsureRequest, HostProgram, PresentReply } from '../../src/host/ho
 import { systemClock } from '../../src/observability/clock.ts'
 import { JobHead } from '../../src/protocol/job.ts'
 import { JobFailure } from '../../src/protocol/results.ts'
-import { fileStore } from '../../src/secrets/file.ts'
-import { createKeyCache, keySource } from '../../src/secrets/key-cache.ts'
-import { secretOf } from '../../src/secrets/secret.ts'
-import type { SecretMaterial } from '../../src/secrets/secret-store.ts'
-import { secretStores } from '../../src/secrets/stores.ts'
+import { type KeySource, keySource } from '../../src/secrets/key-ring.ts'
 import type { HostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool } from '../../src/ssh/pool.ts'
 import { keygen } from '../hosts/openssh.ts'
 import { scratchDirectory } from '../hosts/scratch.ts'
+import { fileRing } from '../secrets/rings.ts'
 import { type JobOptions, job } from './jobs.ts'
 import { configOf, noHostProgram, secretDirectory } from './setup.ts'
 
@@ -54,18 +51,20 @@ const run = async (
   steps: Step[],
   prepare: (callOff: () => void, expire: () => void) => void = () => undefined,
   seenHostKeys: readonly string[] = [HOST_KEY],
-  keys = createKeyCache(timeless),
+  keys = fileRing(directory, timeless),
   knownHosts: string | null = null,
-  secrets = secretStores([fileStore({ directory })]),
+  secretDirectory = directory,
 ) => {
   const requests: EnsureRequest[] = []
   const given: HostKeyRules[] = []
+  const keyVersions: string[] = []
   let connections = 0
   const pool: Pick<Pool, 'use'> = {
     use: async ({ jumps, target }, { onHostKey }, work) => {
       connections++
       const { server } = target
       given.push(target.rules)
+      keyVersions.push(target.key.version)
       for (const hop of jumps) onHostKey?.(hop, JUMP_KEY)
       for (const line of seenHostKeys) onHostKey?.(target, line)
       const link = {
@@ -112,10 +111,9 @@ const run = async (
       clock: systemClock,
       resolve: async () => [{ address: '10.0.0.1', family: 4 }],
       resolveTimeoutMs: 1000,
-      secretDirectory: directory,
+      secretDirectory,
       allowLoopback: false,
     }),
-    secrets,
     keys,
     pool,
     hostKeys: hostKeySource(knownHosts, systemClock),
@@ -124,7 +122,7 @@ const run = async (
     now: () => Date.now(),
     controlPlaneId: () => 'cp_test',
   })
-  return { outcome, requests, connections, given }
+  return { outcome, requests, connections, given, keyVersions }
 }
 
 describe('the executor', () => {
@@ -193,24 +191,6 @@ describe('the executor', () => {
     expect(connections).toBe(1)
   })
 
-  test('a secret that comes when nobody waits for it any more is disposed of', async () => {
-    const { promise: coming, resolve: come } = Promise.withResolvers<SecretMaterial>()
-    const { promise: asked, resolve: ask } = Promise.withResolvers<void>()
-    const read = (): Promise<SecretMaterial> => {
-      ask()
-      return coming
-    }
-    const late = (callOff: () => void) => void asked.then(callOff)
-    const keys = createKeyCache(timeless)
-    const { outcome } = await run({}, [REPLY], late, [], keys, null, { types: ['file'], read })
-    expect(outcome).toMatchObject({ error: { code: 'cancelled' } })
-    const material = { privateKey: secretOf('key'), passphrase: secretOf('words'), version: '1' }
-    come(material)
-    await new Promise((resolve) => setImmediate(resolve))
-    expect(() => material.privateKey.reveal()).toThrow('disposed')
-    expect(() => material.passphrase.reveal()).toThrow('disposed')
-  })
-
   test.each([
     ['elsewhere', [JUMP_KEY]],
     ['server', []],
@@ -254,16 +234,33 @@ describe('the executor', () => {
     expect(outcome).toMatchObject({ outcome: 'failed', error: { code: 'internal_error' } })
   })
 
+  test('a refused key is asked for again, and the job goes on with the one that the store has now', async () => {
+    const own = secretDirectory((await keygen()).privateKey)
+    const other = JSON.stringify({ base64_private_key: Buffer.from((await keygen()).privateKey).toString('base64') })
+    const keys = fileRing(own, timeless)
+    const secretPath = path.join(own, 'ssh.json')
+    const refuseAndChange = (): ErrorCode => {
+      writeFileSync(secretPath, other)
+      return 'ssh_auth_failed'
+    }
+    const changed = await run({ secretPath }, [refuseAndChange, REPLY], undefined, undefined, keys, null, own)
+    expect(changed).toMatchObject({ outcome: { outcome: 'succeeded' }, connections: 2 })
+    expect(new Set(changed.keyVersions).size).toBe(2)
+    const again = await run({ secretPath }, [refuseAndChange, REPLY], undefined, undefined, keys, null, own)
+    expect(again).toMatchObject({ outcome: { error: { code: 'ssh_auth_failed' } }, connections: 1 })
+  })
+
   test('opens a key once for all jobs that use it', async () => {
     let opened = 0
     const source = keySource(timeless)
-    const keys = createKeyCache(timeless, {
+    const counted: KeySource = {
       ...source,
-      open: (material) => {
+      open: (stored) => {
         opened++
-        return source.open(material)
+        return source.open(stored)
       },
-    })
+    }
+    const keys = fileRing(directory, timeless, { source: counted })
     const both = await Promise.all([1, 2].map(() => run({}, [REPLY], undefined, undefined, keys)))
     expect(both.map(({ outcome }) => outcome.outcome)).toEqual(['succeeded', 'succeeded'])
     expect(opened).toBe(1)

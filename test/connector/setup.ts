@@ -39,6 +39,7 @@ export const configOf = (environment: Record<string, string>): Config => {
     APONO_TOKEN: TOKEN,
     APONO_CONNECTOR_ID: 'test-1',
     APONO_HEALTH_LISTEN: 'off',
+    APONO_CLOUD_PROVIDER: 'none',
     ...environment,
   })
   if (!result.ok) throw new Error(result.problems.join('\n'))
@@ -67,6 +68,7 @@ export const startTestConnector = async (
     clock: systemClock,
     log,
     random: randomBytes,
+    environment: {},
     hostProgram: noHostProgram,
     version: '0.0.0-test',
     allowLoopback: true,

@@ -11,9 +11,6 @@ import { hostProgram } from '../../src/host/host-program.ts'
 import { systemClock } from '../../src/observability/clock.ts'
 import { JobHead } from '../../src/protocol/job.ts'
 import { PresentResult } from '../../src/protocol/results.ts'
-import { fileStore } from '../../src/secrets/file.ts'
-import { createKeyCache } from '../../src/secrets/key-cache.ts'
-import { secretStores } from '../../src/secrets/stores.ts'
 import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import type { Pool, PoolLimits, UseOptions } from '../../src/ssh/pool.ts'
 import type { Hop, Route } from '../../src/ssh/route.ts'
@@ -22,6 +19,7 @@ import { job } from '../connector/jobs.ts'
 import { secretDirectory } from '../connector/setup.ts'
 import type { TestHost } from '../hosts/hosts.ts'
 import { type KeyPair, keygen, sshLogin } from '../hosts/openssh.ts'
+import { fileRing } from '../secrets/rings.ts'
 import { plainKey } from './plain-key.ts'
 
 // A connector's transport with what stands above it, down to the executor, and without a control plane.
@@ -121,8 +119,7 @@ export const startWorkbench = async (
       secretDirectory: directory,
       allowLoopback: true,
     }),
-    secrets: secretStores([fileStore({ directory })]),
-    keys: createKeyCache(systemClock),
+    keys: fileRing(directory, systemClock),
     pool,
     hostKeys: hostKeySource(null, systemClock),
     hostProgram,

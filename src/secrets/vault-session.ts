@@ -1,0 +1,111 @@
+import { z } from 'zod'
+import type { JobError } from '../host/errors.ts'
+import type { Clock } from '../observability/clock.ts'
+import { type Answer, type Environment, storeHttp } from './network.ts'
+import { type Secret, secretOf } from './secret.ts'
+import { accessDenied } from './store-errors.ts'
+import type { VaultConfig } from './vault-config.ts'
+import { proveVaultLogin } from './vault-login.ts'
+
+/** Being logged in to Vault: one token that all reads share, got anew when it is used up or refused. */
+export interface VaultSession {
+  /** Answers as Vault does. Fails with `secret_store_unreachable`, or `secret_access_denied` where the login is refused. */
+  get(path: string, signal: AbortSignal): Promise<Answer>
+  /** Gives back a token that a login gave; one that the environment gave is its owner's. */
+  close(): Promise<void>
+}
+
+export interface VaultSessionOptions {
+  readonly config: VaultConfig
+  readonly environment: Environment
+  readonly clock: Clock
+}
+
+interface Token {
+  readonly token: Secret
+  /** Got by a login, so that it is ours to give back. */
+  readonly own: boolean
+  /** By the monotonic clock; Infinity for one that has no end, or whose end we are not told. */
+  readonly usableUntil: number
+}
+
+/** A token is used for this part of its life, so that none ends on the way. */
+const USED_LIFE = 0.8
+const LOGIN_MS = 5000
+const REVOKE_MS = 2000
+
+const LoggedIn = z.object({
+  auth: z.object({ client_token: z.string().min(1), lease_duration: z.number().default(0) }),
+})
+
+const encoded = (path: string): string => path.split('/').map(encodeURIComponent).join('/')
+
+export const createVaultSession = ({ config, environment, clock }: VaultSessionOptions): VaultSession => {
+  const name = `Vault at ${config.address}`
+  const http = storeHttp({ name, environment, clock, caFile: config.caFile ?? undefined })
+  const namespace = config.namespace === null ? {} : { 'x-vault-namespace': config.namespace }
+  let login: Promise<Token> | null = null
+
+  const send = (path: string, signal: AbortSignal, token: Secret | null, body?: object): Promise<Answer> =>
+    http.send({
+      url: new URL(`/v1/${encoded(path)}`, config.address),
+      signal,
+      headers: { 'x-vault-request': 'true', ...namespace, ...(token ? { 'x-vault-token': token.reveal() } : {}) },
+      ...(body === undefined ? {} : { method: 'POST' as const, body }),
+    })
+
+  const refused = ({ status }: Answer): JobError =>
+    accessDenied(
+      `${name} did not take the connector's login by ${config.login.method} (${status})`,
+      'Look at the role, what it is bound to and, for AppRole, whether the secret id has expired.',
+    )
+
+  const logIn = async (): Promise<Token> => {
+    const proof = await proveVaultLogin(config.login)
+    if ('token' in proof) return { token: secretOf(proof.token), own: false, usableUntil: Number.POSITIVE_INFINITY }
+    // All reads wait for the same one: it belongs to none of them.
+    const answer = await send(`auth/${proof.mount}/login`, AbortSignal.timeout(LOGIN_MS), null, proof.body)
+    const parsed = LoggedIn.safeParse(answer.body)
+    if (answer.status !== 200 || !parsed.success) throw refused(answer)
+    const { client_token: token, lease_duration: seconds } = parsed.data.auth
+    const life = seconds === 0 ? Number.POSITIVE_INFINITY : seconds * 1000 * USED_LIFE
+    return { token: secretOf(token), own: true, usableUntil: clock.monotonic() + life }
+  }
+
+  const begin = (): Promise<Token> => {
+    const beginning = logIn()
+    login = beginning
+    beginning.catch(() => forget(beginning))
+    return beginning
+  }
+
+  const forget = (former: Promise<Token>): void => {
+    if (login === former) login = null
+  }
+
+  const get = async (path: string, signal: AbortSignal): Promise<Answer> => {
+    const held = login ?? begin()
+    const token = await held
+    const usedUp = token.usableUntil <= clock.monotonic()
+    const answer = usedUp ? null : await send(path, signal, token.token)
+    if (answer !== null && answer.status !== 403) return answer
+    forget(held)
+    const renewed = await (login ?? begin())
+    // The same token again, from where there is no other, would be refused again.
+    if (answer !== null && renewed.token.reveal() === token.token.reveal()) return answer
+    return await send(path, signal, renewed.token)
+  }
+
+  return {
+    get,
+    close: async () => {
+      const token = await login?.catch(() => null)
+      login = null
+      if (token?.own) {
+        await send('auth/token/revoke-self', AbortSignal.timeout(REVOKE_MS), token.token, {}).catch(() => undefined)
+      }
+      token?.token.dispose()
+      await http.close()
+    },
+  }
+}
