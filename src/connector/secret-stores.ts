@@ -22,10 +22,10 @@ export interface StoresDeps {
 
 export type StoresConfig = Pick<Config, 'cloudProvider' | 'secretDirectory' | 'vault' | 'deadlines'>
 
-const ofCloud = (provider: CloudProvider, environment: Environment): readonly AnySecretStore[] => {
+const ofCloud = (provider: CloudProvider, { environment, clock }: StoresDeps): readonly AnySecretStore[] => {
   if (provider === 'aws') return [awsStore(environment)]
   if (provider === 'azure') return [azureStore({ environment })]
-  return provider === 'gcp' ? [gcpStore({ environment })] : []
+  return provider === 'gcp' ? [gcpStore({ environment, clock })] : []
 }
 
 /** Where the connector runs: what it was told, or what it finds. */
@@ -40,7 +40,7 @@ export const storesOf = (config: StoresConfig, cloud: CloudProvider, deps: Store
   const { clock, random, environment } = deps
   const { vault, secretDirectory, deadlines } = config
   const stores: readonly AnySecretStore[] = [
-    ...ofCloud(cloud, environment),
+    ...ofCloud(cloud, deps),
     ...(isInCluster(environment) ? [kubernetesStore({ environment, clock })] : []),
     ...(vault === null ? [] : [vaultStore({ config: vault, environment, clock, random })]),
     fileStore({ directory: secretDirectory }),

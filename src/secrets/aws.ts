@@ -26,6 +26,8 @@ const SECRET_ID = /^[A-Za-z0-9/_+=.@!:-]{1,2048}$/
 interface Place {
   readonly region: string
   readonly secretId: string
+  /** Of an ARN its name, as far as that can be told. */
+  readonly name: string
   /** As a policy names it: the six characters at the end are AWS's own. */
   readonly resource: string
 }
@@ -36,7 +38,13 @@ const placeOf = ({ region, secretId }: AwsReference): Place => {
   if (!REGION.test(own) || !SECRET_ID.test(secretId)) {
     throw notFound('a secret of that name or region', 'Correct the region (eu-west-1) and the name or ARN.')
   }
-  return { region: own, secretId, resource: `arn:${partition}:secretsmanager:${own}:${account}:secret:${name}` }
+  const plain = account === '*' ? secretId : name.replace(/-[A-Za-z0-9]{6}$/, '')
+  return {
+    region: own,
+    secretId,
+    name: plain,
+    resource: `arn:${partition}:secretsmanager:${own}:${account}:secret:${name}`,
+  }
 }
 
 export const awsPolicy = (resource: string): string =>
@@ -53,7 +61,7 @@ export const awsPolicy = (resource: string): string =>
   })
 
 const command = (place: Place, words: string): string =>
-  `aws secretsmanager ${words.replace('ID', `--secret-id ${place.secretId}`)} --region ${place.region}`
+  `aws secretsmanager ${words.replace('ID', `--secret-id '${place.secretId}'`)} --region ${place.region}`
 
 const tagCommand = (place: Place): string => command(place, `tag-resource ID --tags Key=${TAG},Value=true`)
 
@@ -70,21 +78,18 @@ const mayNot = (place: Place, error: unknown): JobError =>
   accessDenied(
     `${principalOf(error)} may not read ${place.secretId}, or it is not tagged ${TAG}=true`,
     `Attach this policy: ${awsPolicy(place.resource)}\nand tag the secret: ${tagCommand(place)}`,
-    error,
   )
 
 const mayNotDecrypt = (place: Place, error: unknown): JobError =>
   accessDenied(
     `the key that ${place.secretId} is encrypted with may not be used by ${principalOf(error)}`,
     `Allow kms:Decrypt on the secret's KMS key, with the condition kms:ViaService = secretsmanager.${place.region}.amazonaws.com`,
-    error,
   )
 
 const noCredentials = (error: unknown, how: string): JobError =>
   accessDenied(
     `AWS takes no credentials of this connector (${wordOf(error)})`,
     `${how} Give it a role: an instance profile, ECS task role, EKS Pod Identity or IRSA.`,
-    error,
   )
 
 const EXPIRED = new Set(['ExpiredToken', 'ExpiredTokenException', 'RequestExpired'])
@@ -107,7 +112,7 @@ const explain = (error: unknown, place: Place): JobError => {
   if (error instanceof JobError) return error
   const name = nameOf(error)
   if (name === 'ResourceNotFoundException') {
-    const how = `${command(place, `create-secret --name ${place.secretId}`)} --secret-string ${contentToStore()} --tags Key=${TAG},Value=true`
+    const how = `${command(place, `create-secret --name '${place.name}'`)} --secret-string ${contentToStore()} --tags Key=${TAG},Value=true`
     return notFound(`the secret ${place.secretId} in ${place.region}`, how)
   }
   if (name === 'InvalidRequestException') {
@@ -120,7 +125,7 @@ const explain = (error: unknown, place: Place): JobError => {
   if (name === 'AccessDeniedException' || name === 'AccessDenied') return mayNot(place, error)
   if (name === 'CredentialsProviderError') return noCredentials(error, 'None were found.')
   if (REFUSED.has(name)) return noCredentials(error, 'They are wrong or out of date.')
-  return unreachable(`AWS Secrets Manager in ${place.region} did not answer (${wordOf(error)})`, undefined, error)
+  return unreachable(`AWS Secrets Manager in ${place.region} did not answer (${wordOf(error)})`)
 }
 
 const contentOf = ({ SecretString, SecretBinary }: GetSecretValueCommandOutput): string | Uint8Array =>

@@ -21,6 +21,7 @@ export interface AzureOptions {
 }
 
 const NAME = /^[A-Za-z0-9-]{1,127}$/
+const VAULT_URL = /^https:\/\/[A-Za-z0-9.-]+(?::\d{1,5})?\/?$/
 
 interface Place {
   /** `https://HOST[:PORT]` */
@@ -32,8 +33,7 @@ interface Place {
 
 const placeOf = ({ vaultUrl, name }: AzureReference): Place => {
   const url = URL.parse(vaultUrl)
-  const isVault = url?.protocol === 'https:' && url.pathname === '/' && `${url.search}${url.hash}${url.username}` === ''
-  if (url === null || !isVault || !NAME.test(name)) {
+  if (url === null || !VAULT_URL.test(vaultUrl) || !NAME.test(name)) {
     throw notFound('a secret of that name or vault', 'Correct vault_url (https://NAME.vault.azure.net) and name.')
   }
   return { vault: url.origin, vaultName: url.hostname.split('.', 1)[0] ?? '', name }
@@ -63,8 +63,8 @@ const setCommand = ({ vaultName, name }: Place): string =>
 
 /** The inner code says more: `SecretDisabled`, `ForbiddenByFirewall`. */
 const innerCodeOf = (error: unknown): string => {
-  const details = (error as { details?: { error?: { innererror?: { code?: unknown } } } }).details
-  const code = details?.error?.innererror?.code
+  const { details } = error as { details?: { error?: { innerError?: { code?: unknown } } } }
+  const code = details?.error?.innerError?.code
   return typeof code === 'string' ? code.replaceAll(/[^A-Za-z]/g, '').slice(0, 64) : ''
 }
 
@@ -73,16 +73,15 @@ const forbidden = (error: unknown, place: Place): JobError => {
   const what = `${place.name} in ${place.vaultName}`
   if (inner === 'SecretDisabled') {
     const how = `az keyvault secret set-attributes --vault-name ${place.vaultName} --name ${place.name} --enabled true`
-    return accessDenied(`the secret ${what} is disabled`, how, error)
+    return accessDenied(`the secret ${what} is disabled`, how)
   }
   if (inner === 'ForbiddenByFirewall' || inner === 'ForbiddenByConnection') {
     return accessDenied(
       `the vault ${place.vaultName} lets nobody in from here (${inner})`,
       "Allow the connector's network in the vault's firewall, or give it a private endpoint.",
-      error,
     )
   }
-  return accessDenied(`the connector's identity may not read ${what}`, roleCommand(place), error)
+  return accessDenied(`the connector's identity may not read ${what}`, roleCommand(place))
 }
 
 const statusOf = (error: unknown): number => {
@@ -101,7 +100,6 @@ const noIdentity = (error: unknown): JobError =>
   accessDenied(
     `Azure gives this connector no token (${wordOf(error)})`,
     'Give it a managed identity or a workload identity; AZURE_CLIENT_ID chooses one where there are several.',
-    error,
   )
 
 const explain = (error: unknown, place: Place): JobError => {
@@ -112,7 +110,7 @@ const explain = (error: unknown, place: Place): JobError => {
   if (status === 401) return noIdentity(error)
   if (status === 403) return forbidden(error, place)
   if (status === 400) return notFound(`a secret of that name, which Azure takes for none,`, 'Correct the name.')
-  return unreachable(`the vault ${place.vaultName} did not answer (${status || wordOf(error)})`, undefined, error)
+  return unreachable(`the vault ${place.vaultName} did not answer (${status || wordOf(error)})`)
 }
 
 export const azureStore = ({ environment, checkChallenge = true }: AzureOptions): SecretStore<'azure'> => {

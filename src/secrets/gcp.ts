@@ -1,10 +1,11 @@
 import type { SecretManagerServiceClient } from '@google-cloud/secret-manager'
 import { JobError } from '../host/errors.ts'
+import type { Clock } from '../observability/clock.ts'
 import type { SecretReference } from '../protocol/integration.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
 import { type Environment, proxyOf } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
-import { accessDenied, contentToStore, notFound, unreachable, wordOf } from './store-errors.ts'
+import { accessDenied, contentToStore, notFound, retrying, unreachable, wordOf } from './store-errors.ts'
 
 /** Google Secret Manager, always the newest version, with the credentials that Google's library finds (ADC). */
 
@@ -13,13 +14,13 @@ type ClientOptions = NonNullable<ConstructorParameters<typeof SecretManagerServi
 
 export interface GcpOptions {
   readonly environment: Environment
+  readonly clock: Clock
   /** For emulators: another endpoint, other credentials. */
   readonly client?: ClientOptions
 }
 
 const PROJECT = /^(?:[a-z0-9.-]{1,63}:)?[a-z0-9-]{1,63}$/
 const SECRET = /^[A-Za-z0-9_-]{1,255}$/
-/** The call's own; gRPC goes beyond it, and `stores.ts` ends it. */
 const CALL_MS = 4000
 
 const check = ({ project, secretId }: GcpReference): void => {
@@ -28,6 +29,8 @@ const check = ({ project, secretId }: GcpReference): void => {
 }
 
 const CODES = { invalid: 3, notFound: 5, denied: 7, disabled: 9, unauthenticated: 16 }
+/** DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE. */
+const PASSING: ReadonlySet<unknown> = new Set([4, 8, 13, 14])
 
 const gcloud = ({ project, secretId }: GcpReference, words: string): string =>
   `gcloud secrets ${words.replace('ID', secretId)} --project ${project}`
@@ -36,7 +39,6 @@ const noCredentials = (error: unknown): JobError =>
   accessDenied(
     `Google gives this connector no token (${wordOf(error)})`,
     'Give it a service account: of the instance or Cloud Run service, or by Workload Identity on GKE.',
-    error,
   )
 
 const explain = (error: unknown, reference: GcpReference): JobError => {
@@ -56,14 +58,13 @@ const explain = (error: unknown, reference: GcpReference): JobError => {
     return accessDenied(
       `the connector may not read ${what}, or it is not there`,
       `${gcloud(reference, binding)} ${member}`,
-      error,
     )
   }
   if (code === CODES.invalid)
     return notFound('a secret of that name, which Google takes for none,', 'Correct the name.')
   if (code === CODES.unauthenticated) return noCredentials(error)
   if (typeof message === 'string' && /default credentials/i.test(message)) return noCredentials(error)
-  return unreachable(`Google Secret Manager did not answer (${wordOf(error)})`, undefined, error)
+  return unreachable(`Google Secret Manager did not answer (${wordOf(error)})`)
 }
 
 /** gRPC looks for it in these alone, in lower case; the library that fetches tokens looks in all. */
@@ -74,7 +75,7 @@ const giveGrpcTheProxy = (environment: Environment): void => {
   if (none !== null) process.env['no_grpc_proxy'] ??= none
 }
 
-export const gcpStore = ({ environment, client: options = {} }: GcpOptions): SecretStore<'gcp'> => {
+export const gcpStore = ({ environment, clock, client: options = {} }: GcpOptions): SecretStore<'gcp'> => {
   let client: Promise<SecretManagerServiceClient> | null = null
 
   const start = async (): Promise<SecretManagerServiceClient> => {
@@ -96,24 +97,30 @@ export const gcpStore = ({ environment, client: options = {} }: GcpOptions): Sec
     }
   }
 
-  const read = async ({ project, secretId }: GcpReference, signal: AbortSignal): Promise<SecretMaterial> => {
-    const calling = (await started()).accessSecretVersion(
-      { name: `projects/${project}/secrets/${secretId}/versions/latest` },
-      { timeout: CALL_MS },
-    )
+  const call = async (made: SecretManagerServiceClient, name: string, signal: AbortSignal) => {
+    // Its own way of trying again goes on for ten seconds after the time it was given, and forgets why.
+    const calling = made.accessSecretVersion({ name }, { timeout: CALL_MS, retry: null as never })
     const cancel = (): void => (calling as { cancel?: () => void }).cancel?.()
     signal.addEventListener('abort', cancel, { once: true })
     try {
       const [version] = await calling
-      const data = version.payload?.data ?? ''
-      const content = typeof data === 'string' ? Buffer.from(data, 'base64') : data
-      try {
-        return materialOf(content, version.name ?? '')
-      } finally {
-        content.fill(0)
-      }
+      return version
     } finally {
       signal.removeEventListener('abort', cancel)
+    }
+  }
+
+  const read = async ({ project, secretId }: GcpReference, signal: AbortSignal): Promise<SecretMaterial> => {
+    const made = await started()
+    const name = `projects/${project}/secrets/${secretId}/versions/latest`
+    const isPassing = (error: unknown): boolean => PASSING.has((error as { code?: unknown }).code)
+    const version = await retrying(() => call(made, name, signal), { clock, signal, isPassing })
+    const data = version.payload?.data ?? ''
+    const content = typeof data === 'string' ? Buffer.from(data, 'base64') : data
+    try {
+      return materialOf(content, version.name ?? '')
+    } finally {
+      content.fill(0)
     }
   }
 

@@ -111,7 +111,6 @@ export const kubernetesStore = ({
       throw accessDenied(
         `the service account's token cannot be read (${wordOf(error)})`,
         'Set automountServiceAccountToken: true on the pod.',
-        error,
       )
     }
   }
@@ -132,7 +131,7 @@ export const kubernetesStore = ({
         return await read(reference, signal)
       } catch (error) {
         if (error instanceof JobError) throw error
-        throw unreachable(`${name} did not answer (${wordOf(error)})`, undefined, error)
+        throw unreachable(`${name} did not answer (${wordOf(error)})`)
       }
     },
     close: async () => {

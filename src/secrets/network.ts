@@ -4,7 +4,7 @@ import https from 'node:https'
 import { type Dispatcher, EnvHttpProxyAgent, request } from 'undici'
 import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
-import { unreachable, wordOf } from './store-errors.ts'
+import { retrying, unreachable, wordOf } from './store-errors.ts'
 
 /**
  * The way to a store, for those without an SDK, and what SDKs are given so that they take the same one: through the
@@ -92,8 +92,6 @@ export interface StoreHttpOptions {
   readonly caFile?: string | undefined
 }
 
-const PAUSES_MS = [100, 400]
-
 const dispatcherOf = ({ environment, caFile }: StoreHttpOptions): Dispatcher => {
   const ca = caFile === undefined ? {} : { ca: readFileSync(caFile, 'utf8') }
   const { http: httpProxy, https: httpsProxy, none } = proxyOf(environment)
@@ -124,26 +122,21 @@ export const storeHttp = (options: StoreHttpOptions): StoreHttp => {
     return { status: response.statusCode, body: await readBody(response.body) }
   }
 
-  const attempt = async (what: StoreRequest): Promise<Answer | JobError> => {
+  const attempt = async (what: StoreRequest): Promise<Answer> => {
     try {
       const answer = await sendOnce(what)
-      return isPassing(answer.status) ? unreachable(`${name} answered ${answer.status}`) : answer
+      if (!isPassing(answer.status)) return answer
+      throw unreachable(`${name} answered ${answer.status}`)
     } catch (error) {
-      if (error instanceof JobError) throw error
-      return unreachable(`${name} did not answer (${wordOf(error)})`, undefined, error)
+      throw error instanceof JobError ? error : unreachable(`${name} did not answer (${wordOf(error)})`)
     }
   }
 
+  const isUnreachable = (error: unknown): boolean =>
+    error instanceof JobError && error.code === 'secret_store_unreachable'
+
   return {
-    send: async (what) => {
-      for (const pause of [...PAUSES_MS, null]) {
-        const outcome = await attempt(what)
-        if (!(outcome instanceof JobError)) return outcome
-        if (pause === null || what.signal.aborted) throw outcome
-        await clock.sleep(pause, what.signal).catch(() => undefined)
-      }
-      throw unreachable(`${name} did not answer`)
-    },
+    send: (what) => retrying(() => attempt(what), { clock, signal: what.signal, isPassing: isUnreachable }),
     close: async () => {
       await dispatcher?.destroy()
     },

@@ -9,11 +9,7 @@ export type VaultProof =
   | { readonly mount: string; readonly body: Readonly<Record<string, string>> }
 
 const unreadable = (what: string, error: unknown): JobError =>
-  accessDenied(
-    `the file of Vault's ${what} cannot be read (${wordOf(error)})`,
-    'Look at its path, owner and mode.',
-    error,
-  )
+  accessDenied(`the file of Vault's ${what} cannot be read (${wordOf(error)})`, 'Look at its path, owner and mode.')
 
 const readWord = async (file: string, what: string): Promise<string> => {
   try {
@@ -55,7 +51,6 @@ const signIdentity = async (region: string | null, serverId: string | null) => {
     throw accessDenied(
       `there are no AWS credentials to log in to Vault with (${wordOf(error)})`,
       'Give the connector a role.',
-      error,
     )
   } finally {
     client.destroy()
