@@ -1,5 +1,6 @@
 #!/bin/sh
-# Base images, one name per argument: debian:SUITE-slim or node:MAJOR-SUITE-slim; with --pull-only any name.
+# Base images, one name per argument: debian:SUITE-slim or node:MAJOR-SUITE-slim, and the servers that tests run beside
+# the hosts: motoserver/moto:VERSION; with --pull-only any name.
 #
 # Each is taken where it is cheapest: present, else made by us before, else pulled, else made here.
 # What we make (no public registry reachable) gets a name of ours, apono-local/NAME, because a
@@ -38,8 +39,13 @@ lock_unless_made() {
   if command -v flock >/dev/null 2>&1; then
     flock 9
   fi
-  ! present "$1"
+  ! present "$1" || {
+    unlock
+    return 1
+  }
 }
+# As soon as an image is made: the next one may have its own base made by another process.
+unlock() { exec 9<&-; }
 
 need_debootstrap() {
   [ "$(id -u)" = 0 ] || fail "cannot pull $1, and making it here needs root: pull it yourself, or run this as root"
@@ -95,6 +101,7 @@ make_debian() {
     docker import --change 'CMD ["bash"]' - "$name" >/dev/null
   present "$name" || fail "docker import of $name failed"
   clean_up
+  unlock
 }
 
 ca_bundle() {
@@ -150,11 +157,34 @@ RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm \
 ENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
 CMD ["node"]
 DOCKERFILE
-  if ! docker build --quiet --build-arg "BASE=$base" --tag "$name" "$workspace/context" >"$workspace/log" 2>&1; then
+  build_context "$name" "$base"
+}
+
+# Builds $1 on $2 from the workspace, with the arguments of docker build that follow.
+build_context() {
+  name=$1 base=$2
+  shift 2
+  if ! docker build --quiet --build-arg "BASE=$base" --tag "$name" "$@" "$workspace/context" \
+    >"$workspace/log" 2>&1 </dev/null; then
     tail -n 20 "$workspace/log" >&2
     fail "building $name failed (see above)"
   fi
   clean_up
+  unlock
+}
+
+make_moto() {
+  version=$1 name=$2
+  # In a shell of its own: this one's variables are taken.
+  base=$(sh "$0" debian:bookworm-slim)
+  base=${base#*=}
+  lock_unless_made "$name" || return 0
+  say "making $name from the Python package moto (a minute or two)"
+  workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
+  cp -R "$here/stores/moto" "$workspace/context"
+  cp "$(ca_bundle)" "$workspace/context/ca-certificates.crt"
+  build_context "$name" "$base" --build-arg "VERSION=$version" \
+    --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_TRUSTED_HOST
 }
 
 # Sets $provided to the name to use for the public name $1.
@@ -209,6 +239,7 @@ make() {
       suite=${tag#*-}
       make_node "$1" "${tag%%-*}" "${suite%-slim}" "$2"
       ;;
+    motoserver/moto:*) make_moto "${1#motoserver/moto:}" "$2" ;;
     *) fail "cannot pull $1, and do not know how to make it" ;;
   esac
 }
@@ -218,7 +249,8 @@ if [ "${1:-}" = --pull-only ]; then
   provide_by=pulled_or_not
   shift
 fi
-[ $# -gt 0 ] || fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim ... | --pull-only NAME ...'
+[ $# -gt 0 ] ||
+  fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim|motoserver/moto:VERSION ... | --pull-only NAME ...'
 docker info >/dev/null 2>&1 || fail 'no container engine answers: run docker/engine.sh first'
 for image in "$@"; do
   "$provide_by" "$image"

@@ -27,6 +27,11 @@ export async function findBases(): Promise<string> {
   return `${answerLine(await ask(wanted))} ${await findOptionalBases()}`
 }
 
+/** The same for images that are no host's base. */
+export async function findImages(names: readonly string[]): Promise<string> {
+  return answerLine(await ask(names))
+}
+
 /** Only those that can be pulled or not be had at all. */
 export async function findOptionalBases(): Promise<string> {
   const optional = [...new Set(hostKinds.flatMap((kind) => baseOf(kind, true)))]

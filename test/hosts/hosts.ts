@@ -13,7 +13,7 @@
 //   await sshLogin({ host, user: 'apono', privateKeyPath: host.connectorKeyPath, command: 'sudo -n id' })
 //   await host.stop()
 
-import { GenericContainer, PullPolicy, type StartedTestContainer, Wait } from 'testcontainers'
+import { type GenericContainer, type StartedTestContainer, Wait } from 'testcontainers'
 import {
   getent,
   groupsOf,
@@ -24,10 +24,11 @@ import {
   type ShadowEntry,
   shadow,
 } from './accounts.ts'
-import { removeContainers, runLabels, whileStarting } from './cleanup.ts'
+import { removeContainers, whileStarting } from './cleanup.ts'
 import { type CommandResult, mustRun, runCommand } from './command.ts'
 import { hostImage, runOptions } from './image.ts'
 import type { HostKind, RunOptions } from './kinds.ts'
+import { loopbackContainer } from './loopback.ts'
 import { type KeyPair, keygen } from './openssh.ts'
 
 export type HostOptions = {
@@ -98,13 +99,8 @@ async function withCgroups(run: RunOptions): Promise<RunOptions> {
 }
 
 function hostContainer(image: string, key: KeyPair, run: RunOptions, options: HostOptions): GenericContainer {
-  // Read when testcontainers first looks for the engine: getHost() would say `localhost`.
-  process.env['TESTCONTAINERS_HOST_OVERRIDE'] ??= '127.0.0.1'
   const user = options.user ?? 'apono'
-  const container = new LoopbackContainer(image, run)
-    .withAutoCleanup(false)
-    .withPullPolicy(PullPolicy.neverPull())
-    .withLabels(runLabels())
+  const container = loopbackContainer(image, run)
     .withEnvironment({ AUTHORIZED_KEY: key.publicKey, CONNECTOR_USER: user, ...options.env })
     .withExposedPorts(22)
     .withWaitStrategy(Wait.forLogMessage(/Server listening on \S+ port 22/))
@@ -114,26 +110,6 @@ function hostContainer(image: string, key: KeyPair, run: RunOptions, options: Ho
     .withAddedCapabilities(...(run.capabilities ?? []))
     .withSecurityOpt(...(run.securityOptions ?? []))
   return options.hostname === undefined ? container : container.withHostname(options.hostname)
-}
-
-/**
- * testcontainers publishes on every address and has no option for an init. `hostConfig` is its own
- * protected field: checked with 12.2.0, and hosts.test.ts looks at what the engine made of it.
- */
-class LoopbackContainer extends GenericContainer {
-  readonly #run: RunOptions
-
-  constructor(image: string, run: RunOptions) {
-    super(image)
-    this.#run = run
-  }
-
-  protected override async beforeContainerCreated(): Promise<void> {
-    this.hostConfig.Init = this.#run.init ?? true
-    if (this.#run.processes !== undefined) this.hostConfig.PidsLimit = this.#run.processes
-    const bindings: Record<string, { HostIp?: string }[]> = this.hostConfig.PortBindings ?? {}
-    for (const binding of Object.values(bindings).flat()) binding.HostIp = '127.0.0.1'
-  }
 }
 
 async function describe(container: StartedTestContainer, key: KeyPair, options: HostOptions): Promise<TestHost> {
