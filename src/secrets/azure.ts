@@ -3,7 +3,7 @@ import type { SecretClient } from '@azure/keyvault-secrets'
 import { JobError } from '../host/errors.ts'
 import type { SecretReference } from '../protocol/integration.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
-import type { Environment } from './network.ts'
+import { type Environment, keepMetadataOffProxies } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
 import { accessDenied, contentToStore, notFound, unreachable, wordOf } from './store-errors.ts'
 
@@ -44,6 +44,7 @@ const placeOf = ({ vaultUrl, name }: AzureReference): Place => {
  * command line among them, and take half a minute.
  */
 const credentialOf = async (environment: Environment): Promise<TokenCredential> => {
+  keepMetadataOffProxies(environment)
   const sdk = await import('@azure/identity')
   const get = (name: string): string => environment[name]?.trim() ?? ''
   const [clientId, tenantId, secret] = [get('AZURE_CLIENT_ID'), get('AZURE_TENANT_ID'), get('AZURE_CLIENT_SECRET')]

@@ -3,7 +3,7 @@ import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { SecretReference } from '../protocol/integration.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
-import { type Environment, proxyOf } from './network.ts'
+import { type Environment, keepMetadataOffProxies, proxyOf } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
 import { accessDenied, contentToStore, notFound, retrying, unreachable, wordOf } from './store-errors.ts'
 
@@ -67,12 +67,10 @@ const explain = (error: unknown, reference: GcpReference): JobError => {
   return unreachable(`Google Secret Manager did not answer (${wordOf(error)})`)
 }
 
-/** gRPC looks for it in these alone, in lower case; the library that fetches tokens looks in all. */
+/** gRPC looks for it in this alone, or in lower case; the library that fetches tokens looks everywhere. */
 const giveGrpcTheProxy = (environment: Environment): void => {
-  const { https, none } = proxyOf(environment)
-  if (https === null) return
-  process.env['grpc_proxy'] ??= https
-  if (none !== null) process.env['no_grpc_proxy'] ??= none
+  const { https } = proxyOf(environment)
+  if (https !== null) process.env['grpc_proxy'] ??= https
 }
 
 export const gcpStore = ({ environment, clock, client: options = {} }: GcpOptions): SecretStore<'gcp'> => {
@@ -80,6 +78,7 @@ export const gcpStore = ({ environment, clock, client: options = {} }: GcpOption
 
   const start = async (): Promise<SecretManagerServiceClient> => {
     giveGrpcTheProxy(environment)
+    keepMetadataOffProxies(environment)
     const { SecretManagerServiceClient: Client } = await import('@google-cloud/secret-manager')
     const made = new Client(options)
     // By itself it does this beside the first call, and what goes wrong there ends the process.

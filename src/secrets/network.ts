@@ -24,6 +24,19 @@ export const proxyOf = (environment: Environment) => ({
   none: variable(environment, 'NO_PROXY'),
 })
 
+const METADATA_HOSTS = ['169.254.169.254', 'metadata.google.internal', 'metadata']
+
+/**
+ * Libraries of vendors ask even the metadata service, which gives out their tokens, through the proxy unless `NO_PROXY`
+ * names it, and read that from the process alone.
+ */
+export const keepMetadataOffProxies = (environment: Environment): void => {
+  const { http: httpProxy, https: httpsProxy, none } = proxyOf(environment)
+  if (httpProxy === null && httpsProxy === null) return
+  const hosts = [...new Set([...(none ?? '').split(',').filter(Boolean), ...METADATA_HOSTS])].join(',')
+  for (const name of ['NO_PROXY', 'no_proxy', 'no_grpc_proxy']) process.env[name] = hosts
+}
+
 const CONNECT_MS = 2000
 
 /** Agents of Node.js that use the proxy, for SDKs that take agents. */

@@ -45,16 +45,16 @@ export const contentToStore = (): string => JSON_TO_STORE
 
 /** What a network says, wherever it stands in somebody else's sentence. */
 const KNOWN =
-  /self[- ]signed certificate|certificate has expired|unable to (?:verify the first|get (?:local )?issuer) certificate|challenge resource|\b(?:ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED)\b/
+  /self[- ]signed certificate|certificate has expired|unable to (?:verify the first|get (?:local )?issuer) certificate|challenge resource|\b(?:ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED)\b/g
 
 const wordsOf = (error: unknown, depth = 0): string[] => {
   if (typeof error !== 'object' || error === null || depth > 3) return []
   const { code, name, message, cause, errors } = error as Partial<Record<string, unknown>>
   const own = [code, name].find((one) => typeof one === 'string' && one !== 'Error')
-  const known = typeof message === 'string' ? KNOWN.exec(message)?.[0] : undefined
+  const known = typeof message === 'string' ? (message.match(KNOWN) ?? []) : []
   const inner = Array.isArray(errors) ? errors[0] : cause
   const word = typeof own === 'string' ? own.replaceAll(/[^A-Za-z0-9_.-]/g, '').slice(0, 64) : ''
-  return [...(word === '' ? [] : [word]), ...(known === undefined ? [] : [known]), ...wordsOf(inner, depth + 1)]
+  return [...(word === '' ? [] : [word]), ...known, ...wordsOf(inner, depth + 1)]
 }
 
 /**

@@ -3,8 +3,10 @@ import { chmodSync, chownSync, mkdirSync, renameSync, symlinkSync, truncateSync,
 import path from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { JobError } from '../../src/host/errors.ts'
+import type { SecretReference } from '../../src/protocol/integration.ts'
 import { fileStore } from '../../src/secrets/file.ts'
 import { scratchDirectory } from '../hosts/scratch.ts'
+import { conforms } from './stores/conformance.ts'
 
 const KEY = 'a2V5LWtleS1rZXk='
 let directory: string
@@ -28,6 +30,32 @@ const failure = (target: string): Promise<JobError> =>
 beforeEach(() => {
   directory = scratchDirectory()
   file = put('ssh.json', JSON.stringify({ base64_private_key: KEY, passphrase: 'p', other: 1 }))
+})
+
+conforms('file', async () => {
+  const folder = scratchDirectory()
+  const at = (name: string) => path.join(folder, `${name}.json`)
+  const write = (name: string, text: string): SecretReference => {
+    writeFileSync(at(name), text, { mode: 0o600 })
+    return { type: 'file', path: at(name) }
+  }
+  return {
+    open: () => fileStore({ directory: folder }),
+    put: async (name, fields) => write(name, JSON.stringify(fields)),
+    putText: async (name, text) => write(name, text),
+    missing: { type: 'file', path: at('missing') },
+    hostile: [
+      { type: 'file', path: '/etc/shadow' },
+      { type: 'file', path: `${folder}/../x.json` },
+    ],
+    forbidden: async () => {
+      const reference = write('forbidden', '{}')
+      chmodSync(at('forbidden'), 0o644)
+      return { reference, how: /^chmod 600 / }
+    },
+    requests: () => 0,
+    stop: async () => undefined,
+  }
 })
 
 describe('the store "file"', () => {

@@ -35,8 +35,8 @@ const errors = (status: number): JsonAnswer => ({
   body: { errors: status === 403 ? ['permission denied'] : [] },
 })
 
-export const startVaultStub = async (): Promise<VaultStub> => {
-  const certificate = await selfSigned()
+export const startVaultStub = async (options: { certificate?: Certificate } = {}): Promise<VaultStub> => {
+  const certificate = options.certificate ?? (await selfSigned())
   const rootToken = randomUUID()
   const tokens = new Set<string>()
   const secrets = new Map<string, Version[]>()
