@@ -42,7 +42,8 @@ export const errorTable = {
     retryable: false,
     fixedBy: 'connector admin',
     seen: "the customer's own limits on the connector do not allow it",
-    hint: () => 'Widen APONO_GUARD_FILE on the connector if this should be allowed.',
+    hint: (facts) =>
+      facts.detail ?? 'Widen APONO_GUARD_FILE on the connector if this should be allowed (docs/guard.md).',
   },
   internal_error: {
     retryable: true,
