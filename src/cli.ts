@@ -6,8 +6,9 @@
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { readConfig, readLocalConfig } from './connector/config.ts'
+import { readConfig, readLocalConfig, readSecretDirectoryOf } from './connector/config.ts'
 import { startConnector } from './connector/connector.ts'
+import { checkGuard } from './connector/guard-check.ts'
 import { readServerFile, uninstallServer } from './connector/uninstall.ts'
 import { parseControlPlaneConfig } from './control-plane/config.ts'
 import { startControlPlane } from './control-plane/control-plane.ts'
@@ -25,6 +26,8 @@ const USAGE = `apono-connector: just-in-time SSH access to Linux servers
   apono-connector standalone     run both together over one folder (APONO_STATE_DIR)
   apono-connector uninstall --server-file FILE [--keep-uids] [--keep-homes]
                                  take everything of ours off one server (docs/uninstall.md)
+  apono-connector guard check FILE JOB.json
+                                 whether a guard file admits a job, offline: exit 0 yes, 1 no, 2 DNS decides (docs/guard.md)
   apono-connector --version
   apono-connector --help
 
@@ -33,6 +36,8 @@ Everything else comes from the environment: docs/configuration.md
 
 /** sysexits.h: a command that was misspelt; a configuration that can never work. 1: a command that failed. */
 const EXIT_FAILED = 1
+/** Of `guard check`: only the addresses of a name can tell. */
+const EXIT_DEPENDS = 2
 const EXIT_USAGE = 64
 const EXIT_CONFIG = 78
 
@@ -81,7 +86,7 @@ const firstSignal = (): Promise<void> =>
 
 /** A verb runs until `ended` and has stopped in order when it resolves. `rest` is what stands behind it. */
 type Verb = (ended: Promise<void>, rest: readonly string[]) => Promise<void> | void
-const VERBS_WITH_ARGUMENTS = new Set(['uninstall'])
+const VERBS_WITH_ARGUMENTS = new Set(['uninstall', 'guard'])
 
 const misspelt = (): never => {
   process.stderr.write(USAGE)
@@ -154,11 +159,22 @@ const runUninstall: Verb = async (_ended, rest) => {
   say(`${name} (${host}:${port}): nothing of ours is left`)
 }
 
+const runGuardCheck: Verb = (_ended, [check, file, jobFile, ...more]) => {
+  if (check !== 'check' || file === undefined || jobFile === undefined || more.length > 0) return misspelt()
+  const { secretDirectory, problems } = readSecretDirectoryOf(process.env)
+  if (problems.length > 0) return exitForConfig(problems)
+  const outcome = checkGuard(file, jobFile, { secretDirectory, now: systemClock.now() })
+  if (outcome.kind === 'problems') return exitForConfig(outcome.problems)
+  say(outcome.text)
+  if (outcome.kind !== 'admitted') process.exit(outcome.kind === 'denied' ? EXIT_FAILED : EXIT_DEPENDS)
+}
+
 const verbs: Readonly<Record<string, Verb>> = {
   connector: runConnector,
   'control-plane': runControlPlane,
   standalone: runStandalone,
   uninstall: runUninstall,
+  guard: runGuardCheck,
   '--version': () => say(version()),
   '--help': () => say(USAGE),
 }

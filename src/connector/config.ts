@@ -17,6 +17,7 @@ import type { Environment } from '../secrets/network.ts'
 import { type Secret, secretOf } from '../secrets/secret.ts'
 import { readVaultConfig, type VaultConfig } from '../secrets/vault-config.ts'
 import { isLoopbackName } from './addresses.ts'
+import { guardFileProblems } from './guard-file-read.ts'
 import { knownHostsProblems } from './known-hosts-file.ts'
 
 /** Where the connector's own token comes from. A file is read again when the control plane answers 401. */
@@ -38,6 +39,8 @@ export interface Config {
    * null: there is none.
    */
   readonly knownHostsFile: string | null
+  /** Absolute path of the customer's own limits. `APONO_GUARD_FILE`, null: the default limits hold. */
+  readonly guardFile: string | null
   /** `APONO_STATE_DIR`. */
   readonly stateDirectory: string
   /** Jobs at the same time. `APONO_SLOTS`, 16. More than one connection is never opened to one server. */
@@ -212,13 +215,6 @@ const readDeadlines = (reader: Reader): Deadlines => {
   }
 }
 
-/** Fails closed: whoever set it believes that limits are in force. */
-const refuseGuardFile = (reader: Reader): void => {
-  if (reader.get('APONO_GUARD_FILE') !== undefined) {
-    reader.problem('APONO_GUARD_FILE: not supported yet by this version; unset it to run with the default limits')
-  }
-}
-
 const readerOf = (environment: Environment, problems: string[]): Reader => ({
   get: (name) => environment[name]?.trim() || undefined,
   problem: (text) => void problems.push(text),
@@ -240,8 +236,26 @@ const readSecretConfig = (environment: Environment, reader: Reader) => ({
   vault: readVaultConfig(environment, reader.problem),
 })
 
+/** Fails closed: whoever set it believes that limits are in force. */
+const readGuardPath = (reader: Reader): string | null => {
+  const file = reader.get('APONO_GUARD_FILE')
+  if (file === undefined) return null
+  const problems = path.isAbsolute(file) ? guardFileProblems(file) : ['must be an absolute path']
+  for (const problem of problems) reader.problem(`APONO_GUARD_FILE: ${problem}`)
+  return file
+}
+
 /** What a command at the terminal needs of the connector's configuration: where keys are, and how long to wait. */
-export type LocalConfig = Pick<Config, 'knownHostsFile' | 'deadlines'> & ReturnType<typeof readSecretConfig>
+export type LocalConfig = Pick<Config, 'knownHostsFile' | 'guardFile' | 'deadlines'> &
+  ReturnType<typeof readSecretConfig>
+
+/** All that judging a job offline needs; whatever else is wrong with the environment is no matter there. */
+export const readSecretDirectoryOf = (
+  environment: Environment,
+): { readonly secretDirectory: string; readonly problems: readonly string[] } => {
+  const problems: string[] = []
+  return { secretDirectory: readSecretDirectory(readerOf(environment, problems)), problems }
+}
 
 export const readLocalConfig = (
   environment: Environment,
@@ -251,6 +265,7 @@ export const readLocalConfig = (
   const config = {
     ...readSecretConfig(environment, reader),
     knownHostsFile: readKnownHostsFile(reader),
+    guardFile: readGuardPath(reader),
     deadlines: readDeadlines(reader),
   }
   return { config, problems }
@@ -269,6 +284,7 @@ export const readConfig = (environment: Environment): ConfigResult => {
     connectorId: readConnectorId(reader),
     ...readSecretConfig(environment, reader),
     knownHostsFile: readKnownHostsFile(reader),
+    guardFile: readGuardPath(reader),
     stateDirectory: readDirectory(reader, 'APONO_STATE_DIR', '/var/lib/apono/connector'),
     slots: readInteger(reader, 'APONO_SLOTS', 16, 1, 1000),
     healthListen: readListen(reader),
@@ -283,6 +299,5 @@ export const readConfig = (environment: Environment): ConfigResult => {
       most: readInteger(reader, 'APONO_SSH_MAX_CONNECTIONS', 1000, 1, 10_000),
     }),
   }
-  refuseGuardFile(reader)
   return problems.length > 0 ? { ok: false, problems } : { ok: true, config: Object.freeze(config) }
 }

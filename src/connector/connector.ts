@@ -15,7 +15,8 @@ import { type Resolve, resolveHost } from './addresses.ts'
 import { createApiClient } from './api-client.ts'
 import { claimLoop } from './claim.ts'
 import type { Config } from './config.ts'
-import { defaultGuard } from './guard.ts'
+import { createGuard, type Guard } from './guard.ts'
+import { watchGuardFile } from './guard-file-watch.ts'
 import { hostKeySource } from './known-hosts-file.ts'
 import { createLeases } from './leases.ts'
 import { createOutage } from './outage.ts'
@@ -70,14 +71,11 @@ const registerRequest = (
   slots: config.slots,
 })
 
-const guardOf = (config: Config, deps: ConnectorDeps) =>
-  defaultGuard({
-    clock: deps.clock,
-    resolve: deps.resolve ?? resolveHost,
-    resolveTimeoutMs: config.deadlines.tcpMs,
-    secretDirectory: config.secretDirectory,
-    allowLoopback: deps.allowLoopback ?? false,
-  })
+const guardOf = ({ deadlines, secretDirectory, guardFile }: Config, deps: ConnectorDeps, log: Logger): Guard => {
+  const { clock, resolve = resolveHost, allowLoopback = false } = deps
+  const options = { clock, resolve, resolveTimeoutMs: deadlines.tcpMs, secretDirectory, allowLoopback }
+  return createGuard(options, guardFile === null ? null : watchGuardFile(guardFile, clock, log))
+}
 
 const logCircuit = (log: Logger, { server, state, failures, waitMs, code }: BreakerEvent): void => {
   const fields = { event: `circuit_${state}`, server, failures, waitMs: waitMs || undefined, code: code ?? undefined }
@@ -89,7 +87,7 @@ const fraction = (random: ConnectorDeps['random']) => (): number => random(4).re
 
 /**
  * Starts a connector: three loops (claim, renew, report) around what they share. It needs no control plane to start,
- * and outlives its absence. Rejects only when the health endpoint cannot listen.
+ * and outlives its absence. Rejects only when the health endpoint cannot listen, or a file that was checked is broken by now.
  */
 export const startConnector = async (config: Config, deps: ConnectorDeps): Promise<Connector> => {
   const instanceId = randomUUID()
@@ -134,7 +132,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const executor = {
     clock,
     random: deps.random,
-    guard: guardOf(config, deps),
+    guard: guardOf(config, deps, log),
     keys,
     pool,
     hostKeys: hostKeySource(config.knownHostsFile, clock, log),

@@ -11,7 +11,8 @@ import type { LoginKey } from '../secrets/private-key.ts'
 import { createTransport } from '../ssh/transport.ts'
 import { resolveHost } from './addresses.ts'
 import type { LocalConfig } from './config.ts'
-import { defaultGuard } from './guard.ts'
+import { createGuard } from './guard.ts'
+import { watchGuardFile } from './guard-file-watch.ts'
 import { hostKeySource } from './known-hosts-file.ts'
 import { cloudOf, storesOf } from './secret-stores.ts'
 
@@ -112,13 +113,9 @@ export const uninstallServer = async (
 ): Promise<void> => {
   const { clock, deadlines, secretDirectory, random } = deps
   const hostKeys = hostKeySource(deps.knownHostsFile, clock)
-  const guard = defaultGuard({
-    clock,
-    resolve: resolveHost,
-    resolveTimeoutMs: deadlines.tcpMs,
-    secretDirectory,
-    allowLoopback: true,
-  })
+  const limits = deps.guardFile === null ? null : watchGuardFile(deps.guardFile, clock)
+  const options = { clock, resolve: resolveHost, resolveTimeoutMs: deadlines.tcpMs, secretDirectory }
+  const guard = createGuard({ ...options, allowLoopback: true }, limits)
   const addresses = await guard.admit(asJob(file), new AbortController().signal)
   const key = await readKey(file, deps)
   const { host, port, user } = file.server

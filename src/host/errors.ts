@@ -42,7 +42,15 @@ export const errorTable = {
     retryable: false,
     fixedBy: 'connector admin',
     seen: "the customer's own limits on the connector do not allow it",
-    hint: () => 'Widen APONO_GUARD_FILE on the connector if this should be allowed.',
+    hint: (facts) =>
+      facts.detail ?? 'Widen APONO_GUARD_FILE on the connector if this should be allowed (docs/guard.md).',
+  },
+  guard_file_unusable: {
+    retryable: true,
+    fixedBy: 'connector admin',
+    seen: 'the guard file of the connector cannot be read whole; until it can, only ends of grants are done',
+    hint: (facts) =>
+      facts.detail ?? 'Mend APONO_GUARD_FILE on the connector; "apono-connector guard check" names every problem.',
   },
   internal_error: {
     retryable: true,

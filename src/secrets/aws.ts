@@ -20,7 +20,7 @@ const TAG = 'apono-connector-read'
 const ATTEMPTS = 3
 
 const ARN = /^arn:(aws[a-z-]*):secretsmanager:([a-z0-9-]+):(\d{12}):secret:(.+)$/
-const REGION = /^[a-z]{2}(?:-[a-z]+)+-\d{1,2}$/
+const REGION = /^[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}$/
 const SECRET_ID = /^[A-Za-z0-9/_+=.@!:-]{1,2048}$/
 
 interface Place {

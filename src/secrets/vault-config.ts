@@ -32,7 +32,7 @@ export interface VaultConfig {
 }
 
 /** Names a path in Vault: no dots alone, no slash at either end, nothing that a URL gives a meaning. */
-export const VAULT_PATH = /^(?!.*(?:^|\/)\.{1,2}(?:\/|$))[A-Za-z0-9._ -]+(?:\/[A-Za-z0-9._ -]+)*$/
+export const VAULT_PATH = /^(?!.*(?:^|\/)\.{1,2}(?:\/|$))[A-Za-z0-9._@=:~ -]+(?:\/[A-Za-z0-9._@=:~ -]+)*$/
 
 const METHODS = ['token', 'approle', 'kubernetes', 'aws'] as const
 type Method = (typeof METHODS)[number]
@@ -95,7 +95,7 @@ const readLogin = (reader: Reader): VaultLogin => {
     return { method, mount, role, jwtFile: reader.get('APONO_VAULT_JWT_FILE') ?? `${SERVICE_ACCOUNT}/token` }
   }
   const region = reader.get('APONO_VAULT_AWS_REGION')
-  if (region !== null && !/^[a-z]{2}(?:-[a-z]+)+-\d{1,2}$/.test(region)) {
+  if (region !== null && !/^[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}$/.test(region)) {
     reader.problem('APONO_VAULT_AWS_REGION: must be a region such as eu-west-1')
   }
   return { method, mount, role, region, serverId: reader.get('APONO_VAULT_AWS_SERVER_ID') }

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { kindOf, type Resolve, resolveHost } from '../../src/connector/addresses.ts'
-import { defaultGuard, MAX_GRANT_MS } from '../../src/connector/guard.ts'
+import { defaultGuard } from '../../src/connector/guard.ts'
+import { MAX_GRANT_MS } from '../../src/connector/guard-file.ts'
 import { readJob } from '../../src/connector/read-job.ts'
 import type { JobError } from '../../src/host/errors.ts'
 import { systemClock } from '../../src/observability/clock.ts'
@@ -16,7 +17,7 @@ const to =
 type Setting = { resolve?: Resolve; allowLoopback?: boolean; resolveTimeoutMs?: number }
 
 const admit = (options: JobOptions & { integration?: object }, setting: Setting = {}) => {
-  const raw = { ...job({ secretPath: '/secrets/ssh.json', ...options }) }
+  const raw = { ...job({ secretPath: '/secrets/ssh.json', host: 'db-1', ...options }) }
   if (options.integration) raw['integration'] = { ...(raw['integration'] as object), ...options.integration }
   const guard = defaultGuard({
     clock: systemClock,
@@ -171,6 +172,7 @@ describe('the default guard', () => {
   test('names that do not resolve, or not in time', async () => {
     const never: Resolve = () => new Promise(() => undefined)
     expect(await refusal({ host: 'no-such-host.invalid' }, { resolve: resolveHost })).toBe('ssh_unreachable')
+    expect(await refusal({}, { resolve: to() })).toBe('ssh_unreachable')
     expect(await refusal({}, { resolve: never, resolveTimeoutMs: 5 })).toBe('ssh_timeout')
   })
 })
