@@ -12,6 +12,7 @@ import { sweepScratch } from '../test/hosts/scratch.ts'
 import { hostEnsure } from './host-ensure.ts'
 import { hostProgramBytes, hostRevoke } from './host-revoke.ts'
 import type { Figure, Subject } from './measure.ts'
+import { secrets } from './secrets.ts'
 import { transport } from './transport.ts'
 import { transportApproval } from './transport-approval.ts'
 import { transportCost } from './transport-cost.ts'
@@ -25,6 +26,7 @@ const subjects: readonly Subject[] = [
   transportFleet,
   transportApproval,
   transportCost,
+  secrets,
 ]
 
 const { values } = parseArgs({ options: { json: { type: 'string' }, only: { type: 'string', default: '' } } })

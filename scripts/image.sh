@@ -26,7 +26,7 @@ base_id=$(docker image inspect --format '{{.Id}}' "$base") || fail "the base ima
 # What .dockerignore lets through, and what says how it is built.
 contents() {
   printf '%s\n' "$base_id"
-  find Dockerfile .dockerignore package.json package-lock.json docker/healthcheck.ts src -type f | LC_ALL=C sort |
+  find Dockerfile .dockerignore package.json package-lock.json docker/healthcheck.ts docker/warm-up.ts src -type f | LC_ALL=C sort |
     while IFS= read -r file; do
       printf '%s %s\n' "$(git hash-object --no-filters -- "$file")" "$file"
     done

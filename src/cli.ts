@@ -2,22 +2,15 @@
 /**
  * One command, few verbs. This folder's only file besides the rooms: it reads the environment, starts what was asked
  * for, and turns signals into an orderly end. It decides nothing else.
+ *
+ * A verb imports its room when it runs: a connector holds nothing of the control plane in memory, and the other way round.
  */
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { readConfig, readLocalConfig, readSecretDirectoryOf } from './connector/config.ts'
-import { startConnector } from './connector/connector.ts'
-import { checkGuard } from './connector/guard-check.ts'
-import { readServerFile, uninstallServer } from './connector/uninstall.ts'
-import { parseControlPlaneConfig } from './control-plane/config.ts'
-import { startControlPlane } from './control-plane/control-plane.ts'
 import { JobError } from './host/errors.ts'
-import { hostProgram } from './host/host-program.ts'
 import { systemClock } from './observability/clock.ts'
 import { createLogger, LOG_LEVELS, type Logger } from './observability/log.ts'
-import { parseStandaloneConfig } from './standalone/config.ts'
-import { startStandalone } from './standalone/standalone.ts'
 
 const USAGE = `apono-connector: just-in-time SSH access to Linux servers
 
@@ -60,7 +53,10 @@ const logger = (): Logger => {
 }
 
 const ofProcess = { clock: systemClock, random: randomBytes, environment: process.env }
-const deps = (log: Logger) => ({ ...ofProcess, log, hostProgram, version: version() })
+const deps = async (log: Logger) => {
+  const { hostProgram } = await import('./host/host-program.ts')
+  return { ...ofProcess, log, hostProgram, version: version() }
+}
 
 const showFirstToken = async (of: {
   readonly firstAdminToken: string | null
@@ -99,16 +95,20 @@ const failed = (error: JobError): never => {
 }
 
 const runConnector: Verb = async (ended) => {
+  const { readConfig } = await import('./connector/config.ts')
   const parsed = readConfig(process.env)
   if (!parsed.ok) return exitForConfig(parsed.problems)
-  const connector = await startConnector(parsed.config, deps(createLogger(parsed.config.logLevel)))
+  const { startConnector } = await import('./connector/connector.ts')
+  const connector = await startConnector(parsed.config, await deps(createLogger(parsed.config.logLevel)))
   await ended
   await connector.stop()
 }
 
 const runControlPlane: Verb = async (ended) => {
+  const { parseControlPlaneConfig } = await import('./control-plane/config.ts')
   const parsed = parseControlPlaneConfig(process.env)
   if (!parsed.ok) return exitForConfig(parsed.problems)
+  const { startControlPlane } = await import('./control-plane/control-plane.ts')
   const controlPlane = await startControlPlane(parsed.config, { clock: systemClock, log: logger() })
   await showFirstToken(controlPlane)
   await ended
@@ -116,9 +116,11 @@ const runControlPlane: Verb = async (ended) => {
 }
 
 const runStandalone: Verb = async (ended) => {
+  const { parseStandaloneConfig } = await import('./standalone/config.ts')
   const parsed = parseStandaloneConfig(process.env)
   if (!parsed.ok) return exitForConfig(parsed.problems)
-  const standalone = await startStandalone(parsed.config, deps(createLogger(parsed.config.connectorLogLevel)))
+  const { startStandalone } = await import('./standalone/standalone.ts')
+  const standalone = await startStandalone(parsed.config, await deps(createLogger(parsed.config.connectorLogLevel)))
   say(`listening on ${standalone.url}`)
   say(`secret files are read from ${parsed.config.secretDirectory}`)
   await showFirstToken(standalone)
@@ -144,6 +146,8 @@ const uninstallOptions = (rest: readonly string[]) => {
 
 const runUninstall: Verb = async (_ended, rest) => {
   const { file, keepUids, keepHomes } = uninstallOptions(rest)
+  const { readLocalConfig } = await import('./connector/config.ts')
+  const { readServerFile, uninstallServer } = await import('./connector/uninstall.ts')
   const local = readLocalConfig(process.env)
   const definition = readServerFile(file)
   const problems = [...local.problems, ...definition.problems]
@@ -159,8 +163,10 @@ const runUninstall: Verb = async (_ended, rest) => {
   say(`${name} (${host}:${port}): nothing of ours is left`)
 }
 
-const runGuardCheck: Verb = (_ended, [check, file, jobFile, ...more]) => {
+const runGuardCheck: Verb = async (_ended, [check, file, jobFile, ...more]) => {
   if (check !== 'check' || file === undefined || jobFile === undefined || more.length > 0) return misspelt()
+  const { readSecretDirectoryOf } = await import('./connector/config.ts')
+  const { checkGuard } = await import('./connector/guard-check.ts')
   const { secretDirectory, problems } = readSecretDirectoryOf(process.env)
   if (problems.length > 0) return exitForConfig(problems)
   const outcome = checkGuard(file, jobFile, { secretDirectory, now: systemClock.now() })
