@@ -74,7 +74,7 @@ const readKey = async ({ lease, deps }: Run, reference: SecretReference): Promis
   })
   try {
     const key = await deps.keys.open(reference, material, lease.signal)
-    return { key, version: `${referenceName(reference)} ${material.version}` }
+    return { keys: [key], version: `${referenceName(reference)} ${material.version}` }
   } finally {
     disposeMaterial(material)
   }
