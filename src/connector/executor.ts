@@ -18,6 +18,7 @@ import type { Deadlines } from './config.ts'
 import type { Guard } from './guard.ts'
 import type { HostKeySource } from './known-hosts-file.ts'
 import type { Lease } from './leases.ts'
+import { keysTaken } from './login-keys.ts'
 import { readJob } from './read-job.ts'
 
 /**
@@ -56,6 +57,8 @@ interface Run {
   readonly deps: ExecutorDeps
   /** What each place on the way showed, the last one last: what was refused, if it was. */
   readonly seenHostKeys: Map<string, string>
+  /** The fingerprint of the key that each hop took. */
+  readonly logins: Map<Hop, string>
 }
 
 const readKey = async ({ lease, deps }: Run, reference: SecretReference): Promise<VersionedKey> => {
@@ -147,7 +150,8 @@ const ensurePresent = async (run: Run, job: EnsureJob, { link, route, minted }: 
 
 const inspect = async (run: Run, { link, route }: Connected): Promise<JobResult> => {
   const seen = await run.deps.hostProgram.inspect(link, contextOf(run))
-  return { ...seen, ...keysOf(run, route, link) }
+  const { problems, ...taken } = keysTaken(route, run.logins)
+  return { ...seen, ...keysOf(run, route, link), ...taken, problems: [...problems, ...seen.problems].slice(0, 1000) }
 }
 
 const runOn = async (run: Run, connected: Connected): Promise<JobResult> => {
@@ -195,6 +199,8 @@ const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate |
       urgent: isEnd(job),
       alone: job.kind !== 'inspect',
       offerAgain: job.kind === 'inspect' && job.asked === true,
+      nextFirst: job.kind === 'inspect',
+      onLogin: (hop, fingerprint) => void run.logins.set(hop, fingerprint),
       onHostKey: ({ server }, line) => {
         run.seenHostKeys.delete(placeName(server))
         run.seenHostKeys.set(placeName(server), line)
@@ -267,7 +273,7 @@ export const executeJob = async (
   let job: Job | null = null
   try {
     job = readJob(raw, head)
-    const result = checkResult(await perform({ job, lease, deps, seenHostKeys }))
+    const result = checkResult(await perform({ job, lease, deps, seenHostKeys, logins: new Map() }))
     return { outcome: 'succeeded', result, job }
   } catch (error) {
     // Whatever a job that was called off ran into, that it was called off is what matters.
