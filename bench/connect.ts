@@ -20,7 +20,7 @@ const neverEncrypted = { open: () => Promise.reject(new Error('encrypted')) }
 export const connect = async (host: TestHost): Promise<SshSession> =>
   await connectSsh(
     { host: host.address, port: host.port, user: host.user, addresses: [{ address: host.address, family: 4 }] },
-    await openPrivateKey({ privateKey: secretOf(host.connectorKey) }, neverEncrypted),
+    [await openPrivateKey({ privateKey: secretOf(host.connectorKey) }, neverEncrypted)],
     hostKeyRules({ host: host.address, port: host.port, hostKeys: host.hostKeys }, 'pinned', null),
     { clock: systemClock, deadlines: DEADLINES },
   )

@@ -26,7 +26,7 @@ export const routeTo = (host: Target, user = 'apono'): Route => ({
   jumps: [],
   target: {
     server: { host: host.address, port: host.port, user, addresses: [{ address: host.address, family: 4 }] },
-    key: { key: keyOf(host.connectorKey), version: 'v1' },
+    key: { keys: [keyOf(host.connectorKey)], version: 'v1' },
     rules: hostKeyRules({ ...host, host: host.address }, 'pinned', null),
   },
 })

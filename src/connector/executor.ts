@@ -15,6 +15,7 @@ import type { Deadlines } from './config.ts'
 import type { Guard } from './guard.ts'
 import type { HostKeySource } from './known-hosts-file.ts'
 import type { Lease } from './leases.ts'
+import { keysTaken } from './login-keys.ts'
 import { readJob } from './read-job.ts'
 
 /**
@@ -52,6 +53,8 @@ interface Run {
   readonly deps: ExecutorDeps
   /** What each place on the way showed, the last one last: what was refused, if it was. */
   readonly seenHostKeys: Map<string, string>
+  /** The fingerprint of the key that each hop took. */
+  readonly logins: Map<Hop, string>
 }
 
 const mint = ({ job, deps }: Run): MintedCertificate | null => {
@@ -121,7 +124,8 @@ const ensurePresent = async (run: Run, job: EnsureJob, { link, route, minted }: 
 
 const inspect = async (run: Run, { link, route }: Connected): Promise<JobResult> => {
   const seen = await run.deps.hostProgram.inspect(link, contextOf(run))
-  return { ...seen, ...keysOf(run, route, link) }
+  const { problems, ...taken } = keysTaken(route, run.logins)
+  return { ...seen, ...keysOf(run, route, link), ...taken, problems: [...problems, ...seen.problems].slice(0, 1000) }
 }
 
 const runOn = async (run: Run, connected: Connected): Promise<JobResult> => {
@@ -172,13 +176,9 @@ const routeOf = ({ job }: Run, admitted: readonly CheckedAddress[], rules: HostK
   const { server, integration } = job
   const hops = [...server.jumps, server].map(({ host, port, user, ...place }, index): Hop => {
     const reference = ('secretStore' in place ? place.secretStore : undefined) ?? integration.secretStore
-    const {
-      keys: [key],
-      version,
-    } = keys.get(reference) as SecretKeys
     return {
       server: { host, port, user, addresses: index === 0 ? admitted : [] },
-      key: { key, version },
+      key: keys.get(reference) as SecretKeys,
       rules: rules[index] as HostKeyRules,
     }
   })
@@ -197,6 +197,8 @@ const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate |
       urgent: isEnd(job),
       alone: job.kind !== 'inspect',
       offerAgain: job.kind === 'inspect' && job.asked === true,
+      nextFirst: job.kind === 'inspect',
+      onLogin: (hop, fingerprint) => void run.logins.set(hop, fingerprint),
       onHostKey: ({ server }, line) => {
         run.seenHostKeys.delete(placeName(server))
         run.seenHostKeys.set(placeName(server), line)
@@ -285,7 +287,7 @@ export const executeJob = async (
   let job: Job | null = null
   try {
     job = readJob(raw, head)
-    const result = checkResult(await perform({ job, lease, deps, seenHostKeys }))
+    const result = checkResult(await perform({ job, lease, deps, seenHostKeys, logins: new Map() }))
     return { outcome: 'succeeded', result, job }
   } catch (error) {
     // Whatever a job that was called off ran into, that it was called off is what matters.

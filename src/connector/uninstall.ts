@@ -122,7 +122,7 @@ export const uninstallServer = async (
   const context = { controlPlaneId: 'uninstall', now: clock.now(), timeoutMs: RUN_MS, random }
   const target = {
     server: { host, port, user, addresses },
-    key: { key, version: 'the only one' },
+    key: { keys: [key], version: 'the only one' },
     rules: hostKeys(file.server, file.policy.hostKeys),
   }
   // It says nothing until it is done.

@@ -9,6 +9,11 @@ const repairSshFolder = (facts: ErrorFacts): string => {
   ].join('\n')
 }
 
+const isOne = ({ fingerprints = [] }: ErrorFacts): boolean => fingerprints.length < 2
+
+const namedKeys = (facts: ErrorFacts): string =>
+  isOne(facts) ? `key ${facts.fingerprints?.[0] ?? ''}` : `the keys ${facts.fingerprints?.join(' and ')}`
+
 const addToSudoers = (facts: ErrorFacts): string => `Add this line to the sudoers file (visudo):\n${sudoersLine(facts)}`
 
 const doasLine = (facts: ErrorFacts): string => `permit nopass ${user(facts)} as root`
@@ -79,8 +84,8 @@ export const accessErrors = {
     seen: 'the server refused the key',
     hint: (facts) =>
       [
-        `${where(facts)} refused key ${facts.fingerprint ?? ''} for user ${user(facts)}.`,
-        `Its public half must be a line in that user's authorized_keys. If it is, the folder may belong to someone else; on the server, as root:`,
+        `${where(facts)} refused ${namedKeys(facts)} for user ${user(facts)}.`,
+        `${isOne(facts) ? 'Its public half' : 'The public half of one of them'} must be a line in that user's authorized_keys. If it is, the folder may belong to someone else; on the server, as root:`,
         repairSshFolder(facts),
         'Then refresh the integration: by itself the connector offers a refused key no more, since that would get it banned.',
       ].join('\n'),

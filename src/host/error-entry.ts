@@ -5,7 +5,10 @@ export interface ErrorFacts {
   readonly user?: string
   readonly host?: string
   readonly port?: number
-  readonly fingerprint?: string
+  /** Of the keys of ours that it is about. */
+  readonly fingerprints?: readonly string[]
+  /** `type base64` of a key of ours: the one text of this kind that may stand in a command. */
+  readonly publicLine?: string
   readonly login?: string
   readonly detail?: string
   /** The path of the connector's known_hosts, where that decides which host keys are known. */

@@ -1,7 +1,7 @@
 import { REPORT_ERRORS } from '../protocol/report-errors.ts'
 import { type ErrorFacts, errorTable, type FixedBy } from './errors.ts'
 
-const PLACEHOLDERS: ErrorFacts = { host: 'HOST', fingerprint: 'SHA256:…', login: 'LOGIN' }
+const PLACEHOLDERS: ErrorFacts = { host: 'HOST', fingerprints: ['SHA256:…'], login: 'LOGIN' }
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('\n', '<br>')
 

@@ -69,7 +69,13 @@ export interface Inspection {
   readonly by: BecomingRoot
 }
 
-const problem = (severity: Problem['severity'], code: ErrorCode, detail: string, facts: ErrorFacts): Problem => ({
+/** A problem by its place in the error table. `detail` goes into the message, in brackets, and to the hint. */
+export const problem = (
+  severity: Problem['severity'],
+  code: ErrorCode,
+  detail: string,
+  facts: ErrorFacts,
+): Problem => ({
   code,
   message: `${errorTable[code].seen}${detail === '' ? '' : ` (${detail})`}`,
   hint: errorTable[code].hint({ ...facts, detail }),

@@ -1,4 +1,13 @@
-import { type ErrorEntry, forOurLogins } from './error-entry.ts'
+import { type ErrorEntry, type ErrorFacts, forOurLogins, user, where } from './error-entry.ts'
+
+/** Longer than any but RSA keys of more than 8192 bits: a hint has room for one. */
+const LONGEST_LINE = 1500
+
+/** An empty line does no harm; a last line without its end, with another behind it, would. */
+const addKeyLine = ({ publicLine = '', ...facts }: ErrorFacts): string =>
+  publicLine === '' || publicLine.length > LONGEST_LINE
+    ? `Add its public half, as ssh-keygen -y prints it, to authorized_keys of ${user(facts)} on ${where(facts)}.`
+    : `As root on ${where(facts)}:\nprintf '\\n%s\\n' '${publicLine}' >>~${user(facts)}/.ssh/authorized_keys`
 
 /**
  * What only `inspect` says: nothing has failed yet, and access would, or would be weaker than it looks. Where `ensure`
@@ -104,6 +113,22 @@ export const problemErrors = {
     fixedBy: 'server admin',
     seen: "uids that are given to people are also handed to containers (/etc/subuid): they could touch each other's files",
     hint: () => 'Move that range in /etc/subuid out of 20000-59999, or set another uidRange in the policy.',
+  },
+  next_key_unusable: {
+    retryable: false,
+    fixedBy: 'connector admin',
+    seen: 'the secret holds a next key (base64_private_key_next) that cannot be opened; the current one is used',
+    hint: (facts) => facts.detail ?? 'Store the next key as the current one is stored.',
+  },
+  next_key_not_taken: {
+    retryable: false,
+    fixedBy: 'server admin',
+    seen: 'the server takes the current key of the connector and not yet the next one (base64_private_key_next)',
+    hint: (facts) =>
+      [
+        addKeyLine(facts),
+        'Then refresh the integration. Until every server takes the next key, leave the current one in the secret and on the servers.',
+      ].join('\n'),
   },
   list_cut: {
     retryable: false,

@@ -116,6 +116,11 @@ export const InspectResult = z
         }),
       )
       .max(1000),
+    /**
+     * Which key of the secret the server took: its only one, or of two (`base64_private_key_next`) the current one, because
+     * it did not take the next, or the next. Older connectors leave it out.
+     */
+    loginKey: z.enum(['only', 'current', 'next']).optional(),
     problems: z.array(Problem).max(1000),
   })
   .meta({ id: 'InspectResult' })

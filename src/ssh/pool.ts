@@ -6,7 +6,7 @@ import type { Breakers } from './breaker.ts'
 import { createGate, createGates, type Gate } from './gate.ts'
 import { type HostKeyRules, judgeHostKey } from './host-keys.ts'
 import { called, createLogIn, type LoginDeps, type LoginOptions } from './login.ts'
-import { before, factsOf, type Hop, namesOf, placeOf, type Route, type Way, wayOf } from './route.ts'
+import { before, factsOf, type Hop, namesOf, nextKeyOf, placeOf, type Route, type Way, wayOf } from './route.ts'
 import type { SshSession } from './session.ts'
 import type { CheckedAddress } from './socket.ts'
 
@@ -18,6 +18,8 @@ import type { CheckedAddress } from './socket.ts'
  * - A connection is used only by whom it was made for: with another version of the key, a host key that is not accepted any
  *   more, or an address that the guard did not admit this time, it is ended first, and a new one is made. That holds for
  *   every jump host on the way as well.
+ * - Who is to find out about the next key of a secret uses no connection by the current one that was made without it being
+ *   offered, or too long ago. What is made for them is never found unfit again, whatever was found out.
  * - An entry that somebody uses (a command, or a server behind it) is never closed for being old or one too many.
  * - Nothing of a command is kept with the connection when the command is over.
  * - Who changes a server has it alone, in the order in which they came: a second program would only wait for the first
@@ -34,6 +36,21 @@ export interface Pool {
 export interface UseOptions extends LoginOptions {
   /** The work changes the server. */
   readonly alone?: boolean
+  /** Told, before the work begins, the fingerprint of the key that each hop was logged in to with. */
+  readonly onLogin?: (hop: Hop, fingerprint: string) => void
+}
+
+/**
+ * Made where the next key was offered first: when at the earliest, by the monotonic clock. A jump host's connection bears all
+ * that is behind it, so it is not ended again for each of the servers there that a person has looked at in one go.
+ */
+interface Since {
+  readonly target: number
+  readonly jumps: number
+}
+
+interface Call extends UseOptions {
+  readonly since: Since
 }
 
 export interface PoolStats {
@@ -56,6 +73,8 @@ export interface PoolLimits {
 interface Entry {
   readonly name: string
   readonly keyVersion: string
+  /** When it was begun, where that was to find out about the next key; by the monotonic clock. */
+  readonly nextOfferedAt: number
   /** What it was made by: of each hop, first hop first. */
   readonly rules: readonly HostKeyRules[]
   readonly connected: Promise<SshSession>
@@ -106,8 +125,23 @@ const isAdmitted = (connectedTo: string | null, admitted: readonly CheckedAddres
 const canonical = ({ address, family }: CheckedAddress): string =>
   family === 4 ? address : new SocketAddress({ address: address.split('%', 1)[0] ?? '', family: 'ipv6' }).address
 
+/** How long the answer to an offer of the next key holds, for a look that nobody asked for. */
+const ANSWER_HOLDS_MS = 1_800_000
+/** And, of a jump host, for one that a person asked for. */
+const JUMP_ANSWER_HOLDS_MS = 60_000
+
+const sinceOf = ({ nextFirst, offerAgain }: UseOptions, now: number): Since => {
+  if (nextFirst !== true) return { target: -Infinity, jumps: -Infinity }
+  if (offerAgain === true) return { target: now, jumps: now - JUMP_ANSWER_HOLDS_MS }
+  return { target: now - ANSWER_HOLDS_MS, jumps: now - ANSWER_HOLDS_MS }
+}
+
 const isRefusedChannel = (error: unknown): boolean =>
   error instanceof JobError && (error.code === 'ssh_channel_refused' || error.code === 'ssh_no_sessions')
+
+const ofJump = ({ jumps }: Since): Since => ({ target: jumps, jumps })
+
+const asJump = (options: Call): Call => ({ ...options, since: ofJump(options.since) })
 
 const isRefusedHostKey = (error: unknown): boolean =>
   error instanceof JobError && /^host_key_(?:changed|unknown|revoked)$/.test(error.code)
@@ -156,13 +190,13 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
     }
   }
 
-  const begin = (way: Way, options: UseOptions): Entry => {
+  const begin = (way: Way, options: Call): Entry => {
     makeRoom()
     const giveUp = new AbortController()
     const watchers: Entry['watchers'] = new Set()
     const { promise: gone, resolve: isGone } = Promise.withResolvers<void>()
     // Whoever waits may go away; the attempt goes on for the others, until nobody is left.
-    const shared: UseOptions = {
+    const shared: Call = {
       ...options,
       signal: giveUp.signal,
       onHostKey: (hop, line) => {
@@ -175,6 +209,7 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
     const entry: Entry = {
       name: way.name,
       keyVersion: way.hop.key.version,
+      nextOfferedAt: options.nextFirst === true ? clock.monotonic() : -Infinity,
       rules: rulesOf(way),
       connected,
       giveUp,
@@ -203,14 +238,10 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
   }
 
   /** Behind a jump host: the host's own entry is in use for as long as the connection through it lives. */
-  const connectWay = async (
-    way: Way,
-    options: UseOptions,
-    goesThrough: (entry: Entry) => void,
-  ): Promise<SshSession> => {
+  const connectWay = async (way: Way, options: Call, goesThrough: (entry: Entry) => void): Promise<SshSession> => {
     const jump = before(way)
     if (jump === null) return await logIn(way, null, options)
-    const { entry, session } = await hold(jump, options).catch((error: unknown) => {
+    const { entry, session } = await hold(jump, asJump(options)).catch((error: unknown) => {
       throw ofJumpHost(error, jump)
     })
     goesThrough(entry)
@@ -232,17 +263,26 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
     return isAdmitted(session.address, hop.server.addresses) && judgeHostKey(session.hostKey, hop.rules) === 'accepted'
   }
 
-  const fits = (entry: Entry, way: Way): boolean => {
-    const jump = before(way)
-    if (!fitsHop(entry, way.hop)) return false
-    return entry.through === null || jump === null || fits(entry.through, jump)
+  /** Whether it tells about the next key what the caller wants to know: that it is taken, or that it was not, lately. */
+  const tellsNext = ({ session, nextOfferedAt }: Entry, hop: Hop, { target }: Since): boolean => {
+    const next = nextKeyOf(hop)
+    if (next === undefined || session === null || session.loginKey === next.fingerprint) return true
+    return nextOfferedAt >= target
   }
 
-  /** For who comes to a connection that is there: what each hop has shown, first hop first. */
+  const fits = (entry: Entry, way: Way, since: Since): boolean => {
+    const jump = before(way)
+    if (!fitsHop(entry, way.hop) || !tellsNext(entry, way.hop, since)) return false
+    return entry.through === null || jump === null || fits(entry.through, jump, ofJump(since))
+  }
+
+  /** For who comes to a connection that is there: what each hop has shown, and which key it took, first hop first. */
   const tellKeys = (entry: Entry, way: Way, options: UseOptions): void => {
     const jump = before(way)
     if (entry.through !== null && jump !== null) tellKeys(entry.through, jump, options)
-    if (entry.session !== null) options.onHostKey?.(way.hop, entry.session.hostKey)
+    if (entry.session === null) return
+    options.onHostKey?.(way.hop, entry.session.hostKey)
+    options.onLogin?.(way.hop, entry.session.loginKey)
   }
 
   const release = (entry: Entry): void => {
@@ -294,11 +334,11 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
   }
 
   /** The entry of the last hop, in use by the caller, and connected. */
-  const hold = async (way: Way, options: UseOptions): Promise<Held> => {
+  const hold = async (way: Way, options: Call): Promise<Held> => {
     for (;;) {
       if (closed) throw new JobError('cancelled', 'the connector is stopping', factsOf(way.hop))
       const found = entries.get(way.name)
-      if (found === undefined || (!isRetiring(found) && fits(found, way))) {
+      if (found === undefined || (!isRetiring(found) && fits(found, way, options.since))) {
         const held = await join(found ?? begin(way, options), way, options)
         if (held !== null) return held
         // What was made for this caller is for this caller: to go on would be to go on for ever.
@@ -312,13 +352,13 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
   }
 
   /** Null where the connection, once made, is not one for this caller, or was refused by rules that are not the caller's. */
-  const join = async (entry: Entry, way: Way, options: UseOptions): Promise<Held | null> => {
+  const join = async (entry: Entry, way: Way, options: Call): Promise<Held | null> => {
     take(entry)
     const { onHostKey } = options
     if (onHostKey !== undefined) entry.watchers.add(onHostKey)
     try {
       const session = await waitFor(entry.connected, options, factsOf(way.hop))
-      if (fits(entry, way)) {
+      if (fits(entry, way, options.since)) {
         tellKeys(entry, way, options)
         return { entry, session }
       }
@@ -389,7 +429,7 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
       const way = wayOf([...route.jumps, route.target], namesOf(route))
       const done = options.alone === true ? await turn(way, options) : () => undefined
       try {
-        const held = await hold(way, options)
+        const held = await hold(way, { ...options, since: sinceOf(options, clock.monotonic()) })
         try {
           return await work(linkOf(held))
         } finally {

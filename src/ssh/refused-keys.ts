@@ -1,17 +1,26 @@
 import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
+import type { LoginKey } from '../secrets/private-key.ts'
 
 /**
- * Keys that a server refused. Newer sshd bans an address that offers refused keys (PerSourcePenalties), and with it
- * everybody behind it, so one is offered once: the next attempt comes when the secret's version has changed, or when a
- * person asks for it. Only the end of access tries by itself, every ten minutes: the server may have been mended meanwhile,
- * and whoever is to leave may have broken it for a moment.
+ * Keys that a server refused, and nothing else with them: a login that failed. Newer sshd bans an address that offers
+ * refused keys (PerSourcePenalties), and with it everybody behind it, so one is offered once: the next attempt comes when
+ * the secret's version has changed, or when a person asks for it. Only the end of access tries by itself, every ten minutes:
+ * the server may have been mended meanwhile, and whoever is to leave may have broken it for a moment.
  */
 export interface RefusedKeys {
-  /** Throws `ssh_auth_failed` for a version of a secret that this server has refused. */
-  check(server: string, keyVersion: string, facts: ErrorFacts, who: Offer): void
-  remember(server: string, keyVersion: string): void
+  /**
+   * Those of a secret's keys that may be offered, in the order given. Throws `ssh_auth_failed` where this server has refused
+   * all that this version of the secret has.
+   */
+  offerable(server: string, keys: OfferedKeys, facts: ErrorFacts, who: Offer): readonly LoginKey[]
+  remember(server: string, keyVersion: string, fingerprints: readonly string[]): void
   forget(server: string): void
+}
+
+export interface OfferedKeys {
+  readonly version: string
+  readonly keys: readonly LoginKey[]
 }
 
 export type Offer = 'job' | 'end_of_access' | 'person'
@@ -21,22 +30,38 @@ export const END_TRIES_AFTER_MS = 600_000
 /** A fleet that lost its key altogether is remembered whole. */
 const MOST_SERVERS = 20_000
 
+interface Refused {
+  readonly keyVersion: string
+  readonly fingerprints: ReadonlySet<string>
+  readonly at: number
+}
+
+const refusedBefore = (keys: readonly LoginKey[]): string =>
+  keys.length === 1
+    ? 'the server refused this key before; it is not offered again until the secret changes or somebody refreshes the integration'
+    : 'the server refused these keys before; they are not offered again until the secret changes or somebody refreshes the integration'
+
 export const createRefusedKeys = (clock: Clock): RefusedKeys => {
-  const refused = new Map<string, { readonly keyVersion: string; readonly at: number }>()
+  const refused = new Map<string, Refused>()
+
+  const find = (server: string, keyVersion: string): Refused | undefined => {
+    const found = refused.get(server)
+    return found?.keyVersion === keyVersion ? found : undefined
+  }
+
   return {
-    check: (server, keyVersion, facts, who) => {
-      const found = refused.get(server)
-      if (found?.keyVersion !== keyVersion || who === 'person') return
-      if (who === 'end_of_access' && clock.monotonic() - found.at >= END_TRIES_AFTER_MS) return
-      throw new JobError(
-        'ssh_auth_failed',
-        'the server refused this key before; it is not offered again until the secret changes or somebody refreshes the integration',
-        facts,
-      )
+    offerable: (server, { version, keys }, facts, who) => {
+      const found = find(server, version)
+      if (found === undefined || who === 'person') return keys
+      if (who === 'end_of_access' && clock.monotonic() - found.at >= END_TRIES_AFTER_MS) return keys
+      const left = keys.filter(({ fingerprint }) => !found.fingerprints.has(fingerprint))
+      if (left.length === 0) throw new JobError('ssh_auth_failed', refusedBefore(keys), facts)
+      return left
     },
-    remember: (server, keyVersion) => {
+    remember: (server, keyVersion, fingerprints) => {
+      const before = find(server, keyVersion)?.fingerprints ?? []
       refused.delete(server)
-      refused.set(server, { keyVersion, at: clock.monotonic() })
+      refused.set(server, { keyVersion, fingerprints: new Set([...before, ...fingerprints]), at: clock.monotonic() })
       const [oldest] = refused.keys()
       if (refused.size > MOST_SERVERS && oldest !== undefined) refused.delete(oldest)
     },

@@ -3,11 +3,14 @@ import type { LoginKey } from '../secrets/private-key.ts'
 import type { HostKeyRules } from './host-keys.ts'
 import type { SshServer } from './session.ts'
 
-/** A key as one version of one secret gave it. */
+/** What one version of one secret gave to log in with. */
 export interface VersionedKey {
-  readonly key: LoginKey
-  /** Names secret and version; another value means that the key may be another one. */
+  /** The current key; then the next one, while the secret holds both. A server takes either, or one of them. */
+  readonly keys: readonly LoginKey[]
+  /** Names secret and version; another value means that the keys may be others. */
   readonly version: string
+  /** Why there is no next key although the secret holds one. */
+  readonly nextUnusable?: JobError | null
 }
 
 /** One login on the way. `addresses` of the server is empty for what the jump host before it resolves. */
@@ -35,11 +38,18 @@ export const namesOf = ({ jumps, target }: Route): string[] => {
   return names
 }
 
-export const factsOf = ({ server, key }: Hop): ErrorFacts => ({
-  user: server.user,
-  host: server.host,
-  port: server.port,
-  fingerprint: key.key.fingerprint,
+/** Each once: a next key that was made the current one, and not dropped yet, is no other. */
+export const keysOf = ({ key: { keys } }: Hop): readonly LoginKey[] =>
+  keys.filter(({ fingerprint }, index) => keys.findIndex((one) => one.fingerprint === fingerprint) === index)
+
+/** The key that is to take the current one's place; undefined where the secret holds one key. */
+export const nextKeyOf = (hop: Hop): LoginKey | undefined => keysOf(hop)[1]
+
+export const factsOf = (hop: Hop): ErrorFacts => ({
+  user: hop.server.user,
+  host: hop.server.host,
+  port: hop.server.port,
+  fingerprints: keysOf(hop).map(({ fingerprint }) => fingerprint),
 })
 
 /** A hop with the way to it: its own name comes last, too. */

@@ -12,7 +12,7 @@ import { asSocket } from './forwarded-socket.ts'
 import { type HostKeyRules, hostKeyLine, judgeHostKey, knownTypes } from './host-keys.ts'
 import { createLoss, type Loss, orLost } from './loss.ts'
 import { type CheckedAddress, openSocket } from './socket.ts'
-import { connectionFailure, type Progress, startProgress } from './trouble.ts'
+import { answeredOffers, connectionFailure, type KeyOffer, type Progress, startProgress } from './trouble.ts'
 
 export interface SshServer {
   /** As the integration names it; only for messages, `addresses` are what is connected to. */
@@ -44,11 +44,15 @@ export interface SshOptions {
   readonly openSocket?: () => Promise<Duplex>
   /** Told the key that the server shows, also when it is then refused: the one thing that a report needs of it. */
   readonly onHostKey?: (line: string) => void
+  /** Told, when a login has failed, which keys were offered, and what the server said to each. */
+  readonly onOffers?: (offers: readonly KeyOffer[]) => void
 }
 
 export interface SshSession extends HostLink {
   /** The address that we are connected to; null through a jump host. */
   readonly address: string | null
+  /** The fingerprint of the key that it let us in with. */
+  readonly loginKey: string
   /** Opens a way through this server to another one, which it resolves and connects to by itself. */
   forward(host: string, port: number, signal?: AbortSignal): Promise<Duplex>
   /** Resolves when the socket is closed; safe to call more than once. */
@@ -68,7 +72,8 @@ interface Attempt {
   readonly socket: Duplex
   readonly progress: Progress
   readonly server: SshServer
-  readonly key: LoginKey
+  /** In the order of offering. */
+  readonly keys: readonly LoginKey[]
   readonly rules: HostKeyRules
   readonly options: SshOptions
   readonly facts: ErrorFacts
@@ -101,20 +106,42 @@ const verifyHostKey =
     return progress.verdict === 'accepted'
   }
 
-/** One publickey attempt and nothing else, ever; ssh2 asks again after each refusal and is told no. */
+/** ssh2 offers the public half first; that it then signs is the only way in which it lets us know that the key is wanted. */
+const tellingKey = ({ parsed }: LoginKey, onWanted: () => void): LoginKey['parsed'] =>
+  Object.create(parsed, {
+    sign: {
+      value: (...given: Parameters<LoginKey['parsed']['sign']>) => {
+        onWanted()
+        return parsed.sign(...given)
+      },
+    },
+  })
+
+/**
+ * Each key once and nothing else, ever; ssh2 asks again after each refusal, and is told no after the last. A key that is
+ * refused costs no signature, and in a connection that then logs in sshd counts it as no failure (PerSourcePenalties).
+ */
 const authenticateOnce =
-  ({ progress, key, server }: Attempt) =>
+  ({ progress, keys, server }: Attempt) =>
   (methodsLeft: readonly string[] | null, partialSuccess: boolean | null, next: (method: never) => void): void => {
     const answer = next as (method: unknown) => void
-    if (progress.keyOffered) {
-      progress.keyRefused = partialSuccess !== true
+    const last = progress.offers.at(-1)
+    if (last !== undefined) {
       progress.partialSuccess = partialSuccess === true
       progress.methodsLeft = methodsLeft ?? []
+      if (!progress.partialSuccess) last.answer = 'refused'
+    }
+    const key = progress.partialSuccess ? undefined : keys[progress.offers.length]
+    if (key === undefined) {
       answer(false)
       return
     }
-    progress.keyOffered = true
-    answer({ type: 'publickey', username: server.user, key: key.parsed })
+    const offer: KeyOffer = { fingerprint: key.fingerprint, answer: 'none' }
+    progress.offers.push(offer)
+    const wanted = (): void => {
+      offer.answer = 'wanted'
+    }
+    answer({ type: 'publickey', username: server.user, key: tellingKey(key, wanted) })
   }
 
 /** Resolves when logged in; rejects when the connection ends first, which it may do without any error. */
@@ -268,6 +295,7 @@ const sessionOf = (attempt: Attempt): SshSession => {
     serverSoftware: progress.serverSoftware ?? '',
     hostKey: progress.presentedKey ?? '',
     address: attempt.address,
+    loginKey: progress.offers.at(-1)?.fingerprint ?? '',
     forward: forwarder(attempt, context),
     onClosed: (listener) => context.loss.onLost(listener),
     exec: (command, stdin, execOptions) => execOn(context, command, stdin, execOptions),
@@ -276,7 +304,7 @@ const sessionOf = (attempt: Attempt): SshSession => {
 }
 
 /**
- * Connects and logs in with one key, once.
+ * Connects once, and logs in with the first of the keys that the server takes.
  *
  * Fails with `ssh_unreachable`, `ssh_turned_away`, `ssh_timeout`, `ssh_handshake_failed`, `host_key_unknown`,
  * `host_key_changed`, `host_key_revoked`, `ssh_auth_failed`, `ssh_mfa_required`, `ssh_account_expired`, `ssh_nologin`, `ssh_account_denied`
@@ -284,11 +312,11 @@ const sessionOf = (attempt: Attempt): SshSession => {
  */
 export const connectSsh = async (
   server: SshServer,
-  key: LoginKey,
+  keys: readonly LoginKey[],
   rules: HostKeyRules,
   options: SshOptions,
 ): Promise<SshSession> => {
-  const facts = { user: server.user, host: server.host, port: server.port, fingerprint: key.fingerprint }
+  const facts = { user: server.user, host: server.host, port: server.port }
   const tcp = { clock: options.clock, timeoutMs: options.deadlines.tcpMs, signal: options.signal }
   const socket = await (options.openSocket?.() ?? openSocket(server.port, server.addresses, tcp, facts))
   const attempt = {
@@ -296,7 +324,7 @@ export const connectSsh = async (
     socket,
     progress: startProgress(),
     server,
-    key,
+    keys,
     rules,
     options,
     facts,
@@ -307,6 +335,7 @@ export const connectSsh = async (
     await logIn(attempt)
     return sessionOf(attempt)
   } catch (error) {
+    options.onOffers?.(answeredOffers(attempt.progress, error))
     socket.destroy()
     throw error
   }

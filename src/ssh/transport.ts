@@ -5,6 +5,7 @@ import { createPool, type Pool, type PoolLimits } from './pool.ts'
 import { createRamp, type RampOptions } from './ramp.ts'
 import { createRefusedKeys } from './refused-keys.ts'
 import type { SshDeadlines } from './session.ts'
+import { createTakenKeys } from './taken-keys.ts'
 
 export interface TransportOptions {
   readonly clock: Clock
@@ -27,6 +28,7 @@ export const createTransport = ({ clock, random, deadlines, limits, ramp, onCirc
       ramp: createRamp(clock, ramp),
       breakers: createBreakers({ clock, random: fraction, ...(onCircuit ? { onChange: onCircuit } : {}) }),
       refusedKeys: createRefusedKeys(clock),
+      takenKeys: createTakenKeys(),
     },
     limits,
   )

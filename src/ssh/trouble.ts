@@ -2,6 +2,15 @@ import { type ErrorCode, type ErrorFacts, JobError } from '../host/errors.ts'
 import { type HostKeyFault, missingKey, refusedKey } from './host-key-fault.ts'
 import type { HostKeyRules, HostKeyVerdict } from './host-keys.ts'
 
+/**
+ * What a server said to a key that it was offered: no; yes, by asking for a signature, which says nothing of the account
+ * yet; nothing, and ended the connection, which may be its no; or nothing so far.
+ */
+export interface KeyOffer {
+  readonly fingerprint: string
+  answer: 'none' | 'refused' | 'wanted' | 'hung_up'
+}
+
 /** How far a connection had come, and what was seen on the way: all that a failure is judged by. */
 export interface Progress {
   /** The first bytes from the server, up to its identification line. */
@@ -12,8 +21,8 @@ export interface Progress {
   /** What the server showed, proved or not. */
   presentedKey: string | null
   handshakeDone: boolean
-  keyOffered: boolean
-  keyRefused: boolean
+  /** In the order of offering. */
+  readonly offers: KeyOffer[]
   /** The key was right, and the server wants something more. */
   partialSuccess: boolean
   methodsLeft: readonly string[]
@@ -28,8 +37,7 @@ export const startProgress = (): Progress => ({
   verdict: null,
   presentedKey: null,
   handshakeDone: false,
-  keyOffered: false,
-  keyRefused: false,
+  offers: [],
   partialSuccess: false,
   methodsLeft: [],
   banner: '',
@@ -101,12 +109,26 @@ const isTooLong = (error: unknown): boolean => error instanceof Error && /^Bad p
 const TOO_LONG =
   'the server sent a longer packet than SSH 2 asks for; a Banner (sshd_config) of more than 32 kB is one: shorten it'
 
+/**
+ * sshd's words after as many refused keys as it allows (MaxAuthTries), in place of the last refusal; others may say it by
+ * the reason (RFC 4253, 11.1: no more authentication methods available).
+ */
+const isOutOfTries = (error: unknown): boolean =>
+  error instanceof Error &&
+  (/^Too many authentication failures/.test(error.message) || ('code' in error && error.code === 14))
+
+const refusal = ({ offers }: Progress): Fault => ({
+  code: 'ssh_auth_failed',
+  message: offers.length === 1 ? 'the server refused the key' : 'the server refused the keys',
+  facts: { fingerprints: offers.map(({ fingerprint }) => fingerprint) },
+})
+
 const authenticationFault = (error: unknown, progress: Progress): Fault => {
   if (progress.partialSuccess) {
     const wanted = quote(progress.methodsLeft.join(', '))
     return { code: 'ssh_mfa_required', message: `the server accepted the key and wants more: ${wanted}` }
   }
-  if (progress.keyRefused) return { code: 'ssh_auth_failed', message: 'the server refused the key' }
+  if (progress.offers.at(-1)?.answer === 'refused' || isOutOfTries(error)) return refusal(progress)
   if (isTooLong(error)) return { code: 'ssh_handshake_failed', message: TOO_LONG }
   // PAM's no is a connection that sshd closes; one that is reset is the network's.
   if (levelOf(error) === 'client-socket') {
@@ -136,7 +158,7 @@ const faultOf = (error: unknown, progress: Progress, rules: HostKeyRules): Fault
   if (progress.serverSoftware === null && progress.verdict === null) return beforeIdentification(progress)
   const hostKey = hostKeyFault(progress, rules)
   if (hostKey !== null) return hostKey
-  if (progress.keyOffered) return authenticationFault(error, progress)
+  if (progress.offers.length > 0) return authenticationFault(error, progress)
   return duringHandshake(error, rules)
 }
 
@@ -153,6 +175,19 @@ export const connectionFailure = (
   if (error instanceof JobError) return error
   const fault = faultOf(error, progress, rules)
   return new JobError(fault.code, fault.message, { ...facts, ...fault.facts }, { cause: error })
+}
+
+/**
+ * What became of the offers of a login that failed. A server that ends the connection without having asked for a
+ * signature has not got as far as the account: it is the key that it does not want, or it has trouble of its own.
+ */
+export const answeredOffers = ({ offers }: Progress, error: unknown): readonly KeyOffer[] => {
+  const code = error instanceof JobError ? error.code : null
+  const last = offers.at(-1)
+  if (last === undefined) return offers
+  if (code === 'ssh_auth_failed') return [...offers.slice(0, -1), { ...last, answer: 'refused' }]
+  const isHungUp = code === 'ssh_account_denied' && last.answer === 'none'
+  return isHungUp ? [...offers.slice(0, -1), { ...last, answer: 'hung_up' }] : offers
 }
 
 const TCP_RESET = 'the connection was reset before SSH began'

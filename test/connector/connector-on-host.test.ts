@@ -66,6 +66,7 @@ describe('a connector and a real server', () => {
     expect(result.os.id).toBe('debian')
     expect(result.sudo.ok).toBe(true)
     expect(result.hostKeys).toEqual(expect.arrayContaining(host.hostKeys))
+    expect(result.loginKey).toBe('only')
   })
 
   test('a grant lets the person in with the certificate, and its end keeps the same certificate out', async () => {

@@ -25,6 +25,7 @@ it('every code that the program prints is in the table', () => {
   ].map(([, code]) => code)
   expect(printed.length).toBeGreaterThan(60)
   for (const code of printed) expect(Object.keys(errorTable)).toContain(code)
-  const onlyInspect = Object.keys(problemErrors).filter((code) => code !== 'list_cut')
+  const ours = ['list_cut', 'next_key_not_taken', 'next_key_unusable']
+  const onlyInspect = Object.keys(problemErrors).filter((code) => !ours.includes(code))
   expect(printed).toEqual(expect.arrayContaining(onlyInspect))
 })

@@ -45,7 +45,7 @@ const ours = async (rules: HostKeyRules): Promise<JobError | null> => {
   const addresses = [{ address: host.address, family: 4 } as const]
   const server = { host: host.address, port: host.port, user: host.user, addresses }
   try {
-    const session = await connectSsh(server, key, rules, { clock: systemClock, deadlines: DEADLINES })
+    const session = await connectSsh(server, [key], rules, { clock: systemClock, deadlines: DEADLINES })
     await session.close()
     return null
   } catch (error) {

@@ -50,7 +50,7 @@ const serve = async (behave: (connection: ssh2.Connection) => void): Promise<num
 const connect = async (port: number, tcpMs = DEADLINES.tcpMs): Promise<SshSession> => {
   const server = { host: 'a', port, user: 'apono', addresses: [{ address: '127.0.0.1', family: 4 as const }] }
   const deadlines = { ...DEADLINES, tcpMs }
-  const session = await connectSsh(server, key, pinned, { clock: systemClock, deadlines })
+  const session = await connectSsh(server, [key], pinned, { clock: systemClock, deadlines })
   endings.push(() => session.close())
   return session
 }

@@ -152,7 +152,7 @@ describe('a server that punishes (OpenSSH 10.0, PerSourcePenalties as it comes)'
   test('twenty jobs with a refused key are one failure, and we are still let in', async () => {
     expect((await fresh.exec('sshd -T')).stdout).toMatch(/^persourcepenalties .*authfail:5/m)
     const pool = pooled()
-    const wrong = routeTo(hopTo(fresh, { key: host.connectorKey }))
+    const wrong = routeTo(hopTo(fresh, { keys: [host.connectorKey] }))
     const jobs = Array.from({ length: 20 }, () => failure(run(pool, wrong, 'true', { alone: true })))
     expect(new Set((await Promise.all(jobs)).map(({ code }) => code))).toEqual(new Set(['ssh_auth_failed']))
     await expect.poll(failures).toBe(1)

@@ -83,7 +83,7 @@ const hopTo = (
     user: more.user ?? 'apono',
     addresses: more.behind === true ? [] : [{ address: '127.0.0.1', family: 4 }],
   },
-  key: { key: plainKey(host.connectorKey), version: 'v1' },
+  key: { keys: [plainKey(host.connectorKey)], version: 'v1' },
   rules: hostKeyRules({ host: '', port: 22, hostKeys: more.known ?? host.hostKeys }, 'pinned', null),
 })
 const through = (...hops: Hop[]): Route => ({ jumps: hops.slice(0, -1), target: hops.at(-1) as Hop })
@@ -158,14 +158,15 @@ describe('one server', () => {
       (await inner.log()).split('\n').filter((line) => /Disconnected from authenticating user apono/.test(line)).length
     await withPool(async (pool) => {
       const before = await refusals()
-      const wrong = { ...hopTo(inner), key: { key: plainKey(jump.connectorKey), version: 'v1' } }
+      const wrongKey = plainKey(jump.connectorKey)
+      const wrong = { ...hopTo(inner), key: { keys: [wrongKey], version: 'v1' } }
       for (let round = 0; round < 3; round++) {
         const error = await failure(run(pool, through(wrong), 'true'))
         expect(error.code).toBe('ssh_auth_failed')
-        for (const part of ['127.0.0.1', 'apono', wrong.key.key.fingerprint]) expect(error.hint).toContain(part)
+        for (const part of ['127.0.0.1', 'apono', wrongKey.fingerprint]) expect(error.hint).toContain(part)
       }
       await expect.poll(refusals).toBe(before + 1)
-      const right = { ...hopTo(inner), key: { key: plainKey(inner.connectorKey), version: 'v2' } }
+      const right = { ...hopTo(inner), key: { keys: [plainKey(inner.connectorKey)], version: 'v2' } }
       expect((await run(pool, through(right), 'echo in')).stdout).toBe('in\n')
     })
   })

@@ -9,6 +9,8 @@ import { createRamp } from '../../src/ssh/ramp.ts'
 import { createRefusedKeys, END_TRIES_AFTER_MS } from '../../src/ssh/refused-keys.ts'
 import type { Hop, Route } from '../../src/ssh/route.ts'
 import type { connectSsh, SshSession } from '../../src/ssh/session.ts'
+import { createTakenKeys } from '../../src/ssh/taken-keys.ts'
+import type { KeyOffer } from '../../src/ssh/trouble.ts'
 import { fakeClock } from '../connector/fake-clock.ts'
 
 // The bookkeeping of the pool, with connections that tests make and break at will. pool-on-hosts.test.ts has real ones.
@@ -26,8 +28,22 @@ const setUp = (limits: PoolLimits = {}) => {
   let gate: Promise<void> = Promise.resolve()
   /** Sessions that a server allows at once. */
   let maxSessions = 10
+  /** Keys that servers take, and how many they refuse before they hang up; and what they were offered, by connection. */
+  let taken: readonly string[] | null = null
+  let maxTries = 6
+  const offered: string[][] = []
 
-  const connect: typeof connectSsh = async (server, _key, rules, options) => {
+  const offer = (fingerprints: string[]): KeyOffer[] => {
+    const takenAt = fingerprints.findIndex((one) => taken === null || taken.includes(one))
+    const seen = fingerprints.slice(0, Math.min(maxTries, takenAt < 0 ? fingerprints.length : takenAt + 1))
+    offered.push(seen)
+    return seen.map((fingerprint, index) => {
+      if (index === takenAt) return { fingerprint, answer: 'wanted' }
+      return { fingerprint, answer: 'refused' }
+    })
+  }
+
+  const connect: typeof connectSsh = async (server, keys, rules, options) => {
     options.onHostKey?.(HOST_KEY)
     await Promise.race([
       gate,
@@ -36,10 +52,19 @@ const setUp = (limits: PoolLimits = {}) => {
       ),
     ])
     const refusal = refusals.shift()
+    const fingerprints = keys.map(({ fingerprint }) => fingerprint)
+    if (refusal === 'ssh_auth_failed')
+      options.onOffers?.(fingerprints.map((one) => ({ fingerprint: one, answer: 'refused' })))
     if (refusal instanceof JobError) throw refusal
     if (refusal !== undefined) throw new JobError(refusal, refusal)
     if (rules.known.length > 0 && !rules.known.includes(HOST_KEY)) throw new JobError('host_key_changed', 'changed')
     if (options.openSocket !== undefined) await options.openSocket()
+    const offers = offer(fingerprints)
+    const last = offers.at(-1)
+    if (last?.answer !== 'wanted') {
+      options.onOffers?.(offers)
+      throw new JobError('ssh_auth_failed', 'refused')
+    }
     const loss = createLoss()
     let sessions = 0
     let release = Promise.withResolvers<void>()
@@ -60,6 +85,7 @@ const setUp = (limits: PoolLimits = {}) => {
       port: server.port,
       serverSoftware: 'OpenSSH_9.2',
       hostKey: HOST_KEY,
+      loginKey: last.fingerprint,
       address: options.openSocket === undefined ? (server.addresses[0]?.address ?? '') : null,
       exec: async (command) => {
         if (sessions >= maxSessions) throw new JobError('ssh_channel_refused', 'no more')
@@ -87,6 +113,7 @@ const setUp = (limits: PoolLimits = {}) => {
       ramp: createRamp(clock),
       breakers,
       refusedKeys: createRefusedKeys(clock),
+      takenKeys: createTakenKeys(),
       connect,
     },
     limits,
@@ -99,6 +126,12 @@ const setUp = (limits: PoolLimits = {}) => {
     allow: (sessions: number) => {
       maxSessions = sessions
     },
+    /** Which keys of a secret servers take from now on. */
+    take: (fingerprints: readonly string[], tries = 6) => {
+      taken = fingerprints
+      maxTries = tries
+    },
+    offered,
     /** From now on connecting takes until the returned function is called. */
     hold: () => {
       const { promise, resolve } = Promise.withResolvers<void>()
@@ -110,10 +143,13 @@ const setUp = (limits: PoolLimits = {}) => {
 
 const hop = (
   host: string,
-  more: Partial<Hop> & { known?: string[]; address?: string; version?: string } = {},
+  more: Partial<Hop> & { known?: string[]; address?: string; version?: string; keys?: string[] } = {},
 ): Hop => ({
   server: { host, port: 22, user: 'apono', addresses: [{ address: more.address ?? '10.0.0.1', family: 4 }] },
-  key: { key: { fingerprint: 'SHA256:x' } as LoginKey, version: more.version ?? 'v1' },
+  key: {
+    keys: (more.keys ?? ['SHA256:x']).map((fingerprint) => ({ fingerprint }) as LoginKey),
+    version: more.version ?? 'v1',
+  },
   rules: hostKeyRules({ host, port: 22, hostKeys: more.known ?? [] }, 'trust_on_first_use', null),
 })
 const to = (host: string, more: Parameters<typeof hop>[1] = {}, ...jumps: Hop[]): Route => ({
@@ -521,5 +557,105 @@ describe('a server that turns away', () => {
     const { pool, refusals } = setUp()
     refusals.push('ssh_penalised')
     expect(await codeOf(run(pool, to('a')))).toBe('ssh_penalised')
+  })
+})
+
+describe('a secret with two keys', () => {
+  const both = { keys: ['current', 'next'] }
+  const lookAt = async (pool: Pool, route: Route, options: UseOptions = {}): Promise<string[]> => {
+    const logins: string[] = []
+    const onLogin = (at: Hop, fingerprint: string) => void logins.push(`${at.server.host} ${fingerprint}`)
+    await run(pool, route, 'true', { nextFirst: true, onLogin, ...options })
+    return [...new Set(logins)]
+  }
+
+  test('has the current key offered first to whom nothing is known of, then what was taken', async () => {
+    const { pool, take, offered, connections } = setUp()
+    take(['next'])
+    await run(pool, to('a', both))
+    connections[0]?.break()
+    await run(pool, to('a', both))
+    expect(offered).toEqual([['current', 'next'], ['next']])
+  })
+
+  test('whose next key was not taken is asked again after half an hour, or when a person asks', async () => {
+    const { pool, take, offered, connections, clock } = setUp({ idleMs: 10_000_000 })
+    take(['current'])
+    const seen = ['next', 'current']
+    for (let round = 0; round < 3; round++) expect(await lookAt(pool, to('a', both))).toEqual(['a current'])
+    expect(offered).toEqual([seen])
+    await clock.advance(1_800_001)
+    await lookAt(pool, to('a', both))
+    await clock.advance(1)
+    await lookAt(pool, to('a', both), { offerAgain: true })
+    expect(offered).toEqual([seen, seen, seen])
+    expect(connections.map((one) => one.closed())).toEqual([true, true, false])
+    take(['current', 'next'])
+    await clock.advance(1)
+    expect(await lookAt(pool, to('a', both), { offerAgain: true })).toEqual(['a next'])
+    await clock.advance(2_000_000)
+    expect(await lookAt(pool, to('a', both), { offerAgain: true })).toEqual(['a next'])
+    expect(offered).toHaveLength(4)
+  })
+
+  test('is looked into once where many look at once, by the connection that a job is just making as well', async () => {
+    const { pool, take, offered, hold } = setUp()
+    take(['current'])
+    const open = hold()
+    const job = run(pool, to('a', both))
+    await settled()
+    const looks = Array.from({ length: 5 }, () => lookAt(pool, to('a', both)))
+    await settled()
+    open()
+    expect(await Promise.all(looks)).toEqual(looks.map(() => ['a current']))
+    await job
+    expect(offered).toEqual([['current'], ['next', 'current']])
+  })
+
+  test('of a jump host is not looked into for each server behind it, and ended for none of a round that a person asks for', async () => {
+    const { pool, take, offered, connections, clock } = setUp({ idleMs: 10_000_000 })
+    take(['current'])
+    await run(pool, to('a', both, hop('jump', both)))
+    for (const host of ['a', 'b', 'c']) {
+      expect(await lookAt(pool, to(host, both, hop('jump', both)), { offerAgain: true })).toEqual([
+        'jump current',
+        `${host} current`,
+      ])
+      await clock.advance(10_000)
+    }
+    expect(connections.filter(({ name }) => name === 'apono@jump')).toHaveLength(2)
+    expect(offered).toHaveLength(6)
+    await clock.advance(60_000)
+    await lookAt(pool, to('a', both, hop('jump', both)), { offerAgain: true })
+    expect(connections.filter(({ name }) => name === 'apono@jump')).toHaveLength(3)
+  })
+
+  test('is not offered without end to a server that hangs up, however often we are called off between the two', async () => {
+    const { pool, take, offered, clock } = setUp()
+    take([], 1)
+    for (let round = 0; round < 5; round++) {
+      const called = new AbortController()
+      const code = codeOf(run(pool, to('a', both), 'true', { signal: called.signal }))
+      await settled()
+      called.abort(new Error('called off'))
+      await code
+      await clock.advance(10_000)
+    }
+    expect(offered).toEqual([['current'], ['next']])
+    expect(await codeOf(run(pool, to('a', both)))).toBe('ssh_auth_failed')
+    // The end of access tries by itself, after a while.
+    await clock.advance(END_TRIES_AFTER_MS)
+    const end = codeOf(run(pool, to('a', both), 'true', { urgent: true }))
+    await clock.advance(20_000)
+    expect(await end).toBe('ssh_auth_failed')
+    expect(offered).toHaveLength(4)
+  })
+
+  test('that is replaced by one with its next key alone: that is offered', async () => {
+    const { pool, take, offered } = setUp()
+    take(['next'])
+    await lookAt(pool, to('a', both))
+    expect(await lookAt(pool, to('a', { keys: ['next'], version: 'v2' }))).toEqual(['a next'])
+    expect(offered).toEqual([['next'], ['next']])
   })
 })

@@ -62,6 +62,7 @@ type Options = {
   port?: number
   rules?: HostKeyRules
   key?: LoginKey
+  keys?: LoginKey[]
   address?: string
 } & Partial<SshOptions>
 
@@ -73,7 +74,11 @@ const connect = (options: Options = {}): Promise<SshSession> => {
     user,
     addresses: [{ address, family: address.includes(':') ? 6 : 4 } as const],
   }
-  return connectSsh(server, options.key ?? key, rules, { clock: systemClock, deadlines: DEADLINES, ...rest })
+  return connectSsh(server, options.keys ?? [options.key ?? key], rules, {
+    clock: systemClock,
+    deadlines: DEADLINES,
+    ...rest,
+  })
 }
 
 const failure = async (work: Promise<unknown>): Promise<JobError> => {

@@ -39,12 +39,22 @@ export const DEADLINES: Deadlines = {
 export const makePool = (deadlines: Partial<Deadlines> = {}, limits: PoolLimits = {}): Pool =>
   createTransport({ clock: systemClock, random: randomBytes, deadlines: { ...DEADLINES, ...deadlines }, limits })
 
-export type HopOptions = { user?: string; known?: readonly string[]; port?: number; key?: string }
+export type HopOptions = {
+  user?: string
+  known?: readonly string[]
+  port?: number
+  /** Private keys: the current one, then the next. */
+  keys?: readonly string[]
+  version?: string
+}
 
 /** A host by a port of 127.0.0.1; by default its own. */
-export const hopTo = (host: TestHost, { user = 'apono', known = host.hostKeys, port, key }: HopOptions = {}): Hop => ({
+export const hopTo = (
+  host: TestHost,
+  { user = 'apono', known = host.hostKeys, port, keys = [host.connectorKey], version = 'v1' }: HopOptions = {},
+): Hop => ({
   server: { host: '127.0.0.1', port: port ?? host.port, user, addresses: [{ address: '127.0.0.1', family: 4 }] },
-  key: { key: plainKey(key ?? host.connectorKey), version: 'v1' },
+  key: { keys: keys.map(plainKey), version },
   rules: hostKeyRules({ host: '127.0.0.1', port: port ?? host.port, hostKeys: known }, 'pinned', null),
 })
 

@@ -63,6 +63,10 @@ export const resourceModel = (target: Target) => {
     jumps: (server.jumps ?? []).map(({ host, port, user, hostKeys }) => ({ host, port, user, host_keys: hostKeys })),
     /** What it shows instead, refused; to be put into `host_keys` of the integration's server if it is right. */
     presented_host_keys: server.failure?.hostKeys ?? [],
+    /** Which key of the secret it took at the last look that came to an end: `current` still needs the old one. */
+    login_key: server.inspection?.loginKey ?? null,
+    /** Of that look, those included that keep nobody out yet. */
+    problems: server.inspection?.problems ?? [],
     last_inspected: instant(server.inspectedAt),
   }
 }
