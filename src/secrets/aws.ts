@@ -105,6 +105,8 @@ const REFUSED = new Set([
 ])
 
 const nameOf = (error: unknown): string => (error instanceof Error ? error.name : '')
+const statusOf = (error: unknown): number | undefined =>
+  (error as { $metadata?: { httpStatusCode?: number } } | null)?.$metadata?.httpStatusCode
 const isKms = (error: unknown): boolean =>
   nameOf(error) === 'DecryptionFailure' || (error instanceof Error && /\bKMS\b/i.test(error.message))
 
@@ -125,6 +127,8 @@ const explain = (error: unknown, place: Place): JobError => {
   if (name === 'AccessDeniedException' || name === 'AccessDenied') return mayNot(place, error)
   if (name === 'CredentialsProviderError') return noCredentials(error, 'None were found.')
   if (REFUSED.has(name)) return noCredentials(error, 'They are wrong or out of date.')
+  // Of an endpoint policy, or of something on the way that says it in words of its own.
+  if (statusOf(error) === 403) return mayNot(place, error)
   return unreachable(`AWS Secrets Manager in ${place.region} did not answer (${wordOf(error)})`)
 }
 

@@ -213,3 +213,50 @@ describe('AWS', () => {
     )
   })
 })
+
+describe('the policy in the documentation', () => {
+  const asAdmin = async (action: string, parameters: Record<string, string>): Promise<string> => {
+    const authorization =
+      'AWS4-HMAC-SHA256 Credential=admin/20261129/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0'
+    const body = new URLSearchParams({ Action: action, Version: '2010-05-08', ...parameters })
+    const response = await fetch(moto.endpoint, { method: 'POST', headers: { authorization }, body })
+    const text = await response.text()
+    if (!response.ok) throw new Error(text)
+    return text
+  }
+  const member = (xml: string, name: string): string => new RegExp(`<${name}>([^<]+)</${name}>`).exec(xml)?.[1] ?? ''
+
+  /** moto knows no resources and no conditions (docs/testing.md): it is held to the actions. */
+  const policyOf = (actions: readonly string[]): string => {
+    const policy = JSON.parse(awsPolicy('*')) as { Statement: { Action: string[] }[] }
+    return JSON.stringify({ ...policy, Statement: policy.Statement.map((one) => ({ ...one, Action: actions })) })
+  }
+  const ACTIONS = (JSON.parse(awsPolicy('*')) as { Statement: { Action: string[] }[] }).Statement[0]?.Action ?? []
+
+  const readAs = async (user: string, actions: readonly string[]) => {
+    await asAdmin('CreateUser', { UserName: user })
+    await asAdmin('PutUserPolicy', { UserName: user, PolicyName: 'read', PolicyDocument: policyOf(actions) })
+    const keys = await asAdmin('CreateAccessKey', { UserName: user })
+    const before = { ...process.env }
+    process.env['AWS_ACCESS_KEY_ID'] = member(keys, 'AccessKeyId')
+    process.env['AWS_SECRET_ACCESS_KEY'] = member(keys, 'SecretAccessKey')
+    await moto.enforceIam()
+    onTestFinished(async () => {
+      await moto.relaxIam()
+      Object.assign(process.env, before)
+    })
+    return await awsStore({}).read(reference('guarded') as never, { signal })
+  }
+
+  test('is enough, and each of its actions is needed', async () => {
+    await put('guarded', '{"base64_private_key":"k"}')
+    expect((await readAs('enough', ACTIONS)).privateKey.reveal()).toBe('k')
+    for (const action of ACTIONS) {
+      await moto.relaxIam()
+      const less = ACTIONS.filter((one) => one !== action)
+      await expect(readAs(`without-${action.split(':')[1]}`, less)).rejects.toMatchObject({
+        code: 'secret_access_denied',
+      })
+    }
+  })
+})
