@@ -302,7 +302,7 @@ describe('a server that punishes (OpenSSH 10.0, PerSourcePenalties as it comes)'
       await run(pool, routeTo(hopTo(fresh, { user, keys })), 'true').catch(() => undefined)
     }
     // sshd counts a login that failed when it has seen its child's end.
-    await new Promise((resolve) => setTimeout(resolve, 500))
+    await expect.poll(async () => (await fresh.exec('pgrep -c sshd-auth')).stdout.trim()).toBe('0')
     await run(pooled(), routeTo(hopTo(fresh, { user: 'current', keys })), 'true')
     const log = await fresh.log()
     expect(log.match(/Disconnecting authenticating user/g)).toHaveLength(4)
