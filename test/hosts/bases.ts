@@ -32,6 +32,11 @@ export async function findImages(names: readonly string[]): Promise<string> {
   return answerLine(await ask(names))
 }
 
+/** What the run has found for a public name; undefined where it can't be had. */
+export function foundImage(name: string): string | undefined {
+  return knownBases().get(name) || undefined
+}
+
 /** Only those that can be pulled or not be had at all. */
 export async function findOptionalBases(): Promise<string> {
   const optional = [...new Set(hostKinds.flatMap((kind) => baseOf(kind, true)))]
