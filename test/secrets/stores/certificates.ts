@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { mustRun } from '../../hosts/command.ts'
@@ -27,7 +28,7 @@ export const selfSigned = async ({ names = ['localhost', '127.0.0.1'], days = 1 
     '-out',
     request,
     '-subj',
-    '/CN=test',
+    `/CN=${randomUUID()}`,
     ...extension,
   ])
   const by = ['-signkey', key, '-copy_extensions', 'copy', '-days', String(days)]
