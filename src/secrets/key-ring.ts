@@ -2,6 +2,7 @@ import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { Logger } from '../observability/log.ts'
 import type { SecretReference } from '../protocol/integration.ts'
+import { untilAborted } from '../ssh/deadline.ts'
 import { createKeyOpener } from './key-opener.ts'
 import { disposeMaterial, type SecretMaterial, type StoredKey } from './material.ts'
 import { type LoginKey, openPrivateKey } from './private-key.ts'
@@ -96,19 +97,7 @@ const codeOf = (error: unknown): string => (error instanceof JobError ? error.co
 export const referenceName = (reference: SecretReference): string =>
   JSON.stringify(Object.entries(reference).toSorted())
 
-/** Settles with `work`, which goes on if `signal` ends the wait; should it fail then, the race has heard of it. */
-const waitFor = async <T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> => {
-  if (signal === undefined) return await work
-  const { promise, reject } = Promise.withResolvers<never>()
-  const abort = (): void => reject(new JobError('cancelled', 'called off while the private key was being read'))
-  if (signal.aborted) abort()
-  signal.addEventListener('abort', abort, { once: true })
-  try {
-    return await Promise.race([work, promise])
-  } finally {
-    signal.removeEventListener('abort', abort)
-  }
-}
+const calledOff = (): JobError => new JobError('cancelled', 'called off while the private key was being read')
 
 /** One that is not usable yet keeps nobody out: the current one still is. */
 const openNext = async (source: KeySource, next: StoredKey | undefined): Promise<LoginKey | JobError | null> => {
@@ -254,7 +243,7 @@ export const createKeyRing = (options: KeyRingOptions): KeyRing => {
     signal?: AbortSignal,
   ): Promise<SecretKeys | null> => {
     try {
-      return await waitFor(readOnce(entry, reference), signal)
+      return await untilAborted(readOnce(entry, reference), signal, calledOff)
     } catch (error) {
       if (codeOf(error) === 'cancelled') throw error
       return null
@@ -266,7 +255,7 @@ export const createKeyRing = (options: KeyRingOptions): KeyRing => {
       const entry = entryOf(referenceName(reference))
       const { opened } = entry
       if (opened !== null && 'keys' in opened && clock.monotonic() < entry.freshUntil) return opened.keys
-      return await waitFor(readOnce(entry, reference), signal)
+      return await untilAborted(readOnce(entry, reference), signal, calledOff)
     },
     renew: async (reference, refused, signal) => {
       const entry = entryOf(referenceName(reference))

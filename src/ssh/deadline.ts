@@ -41,3 +41,24 @@ export const withDeadline = async <T>(
     limits.signal?.removeEventListener('abort', abort)
   }
 }
+
+/**
+ * Settles with `work`, or rejects with what `onAbort` returns when `signal` is aborted first. `work` goes on for whoever else
+ * waits for it; should it fail then, this has heard of it.
+ */
+export const untilAborted = async <T>(
+  work: Promise<T>,
+  signal: AbortSignal | undefined,
+  onAbort: () => Error,
+): Promise<T> => {
+  if (signal === undefined) return await work
+  const { promise, reject } = Promise.withResolvers<never>()
+  const abort = (): void => reject(onAbort())
+  if (signal.aborted) abort()
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    return await Promise.race([work, promise])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}

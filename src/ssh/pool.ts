@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { type ErrorFacts, JobError } from '../host/errors.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Breakers } from './breaker.ts'
+import { untilAborted } from './deadline.ts'
 import { createGate, createGates, type Gate } from './gate.ts'
 import { type HostKeyRules, judgeHostKey } from './host-keys.ts'
 import { called, createLogIn, type LoginDeps, type LoginOptions } from './login.ts'
@@ -319,19 +320,8 @@ export const createPool = (deps: LoginDeps, limits: PoolLimits = {}): Pool => {
     entries.set(entry.name, entry)
   }
 
-  const waitFor = async <T>(work: Promise<T>, options: UseOptions, facts: ErrorFacts): Promise<T> => {
-    const { signal } = options
-    if (signal === undefined) return await work
-    const { promise, reject } = Promise.withResolvers<never>()
-    const abort = (): void => reject(called(facts))
-    if (signal.aborted) abort()
-    signal.addEventListener('abort', abort, { once: true })
-    try {
-      return await Promise.race([work, promise])
-    } finally {
-      signal.removeEventListener('abort', abort)
-    }
-  }
+  const waitFor = <T>(work: Promise<T>, { signal }: UseOptions, facts: ErrorFacts): Promise<T> =>
+    untilAborted(work, signal, () => called(facts))
 
   /** The entry of the last hop, in use by the caller, and connected. */
   const hold = async (way: Way, options: Call): Promise<Held> => {
