@@ -194,9 +194,10 @@ export const createKeyRing = (options: KeyRingOptions): KeyRing => {
   /** What is there while the store is away; else what went wrong, and nothing is there any more. */
   const instead = (entry: Entry, reference: SecretReference, error: unknown): SecretKeys => {
     const now = clock.monotonic()
+    // Gone at the hard limit.
     const { opened } = entry
     const isAway = codeOf(error) === 'secret_store_unreachable'
-    if (!isAway || opened === null || 'error' in opened || now - entry.confirmedAt >= hardLimitMs) {
+    if (!isAway || opened === null || 'error' in opened) {
       if (codeOf(error) !== 'cancelled') forget(entry)
       throw error
     }
