@@ -23,7 +23,7 @@ const storeOf = async (): Promise<{ store: AnySecretStore; reference: SecretRefe
   }
   if (kind === 'azure') {
     const { azureStore } = await import('../src/secrets/azure.ts')
-    const store = azureStore({ environment, checkChallenge: false })
+    const store = azureStore({ environment, clock: systemClock, checkChallenge: false })
     return { store, reference: { type: 'azure', vaultUrl: address, name: 'bench' } }
   }
   if (kind !== 'gcp') return null

@@ -24,7 +24,7 @@ export type StoresConfig = Pick<Config, 'cloudProvider' | 'secretDirectory' | 'v
 
 const ofCloud = (provider: CloudProvider, { environment, clock }: StoresDeps): readonly AnySecretStore[] => {
   if (provider === 'aws') return [awsStore(environment)]
-  if (provider === 'azure') return [azureStore({ environment })]
+  if (provider === 'azure') return [azureStore({ environment, clock })]
   return provider === 'gcp' ? [gcpStore({ environment, clock })] : []
 }
 

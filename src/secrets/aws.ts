@@ -4,7 +4,7 @@ import type { SecretReference } from '../protocol/integration.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
 import { type Environment, nodeAgents } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
-import { accessDenied, contentToStore, notFound, unreachable, wordOf } from './store-errors.ts'
+import { ATTEMPT_MS, accessDenied, contentToStore, notFound, unreachable, wordOf } from './store-errors.ts'
 
 /**
  * AWS Secrets Manager, with the credentials that the SDK finds where the connector runs. A secret is only read if it is
@@ -163,8 +163,8 @@ export const awsStore = (environment: Environment): SecretStore<'aws'> => {
     if (found !== undefined) return found
     const requestHandler = {
       ...nodeAgents(environment),
-      connectionTimeout: 2000,
-      requestTimeout: 4000,
+      connectionTimeout: ATTEMPT_MS,
+      requestTimeout: ATTEMPT_MS,
       // Without it a timeout is only a warning on the console.
       throwOnRequestTimeout: true,
     }

@@ -1,11 +1,12 @@
 import type { TokenCredential } from '@azure/identity'
 import type { SecretClient } from '@azure/keyvault-secrets'
 import { JobError } from '../host/errors.ts'
+import type { Clock } from '../observability/clock.ts'
 import type { SecretReference } from '../protocol/integration.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
 import { type Environment, keepMetadataOffProxies } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
-import { accessDenied, contentToStore, notFound, unreachable, wordOf } from './store-errors.ts'
+import { ATTEMPT_MS, accessDenied, contentToStore, notFound, retrying, unreachable, wordOf } from './store-errors.ts'
 
 /**
  * Azure Key Vault, with the identity that Azure gave where the connector runs. Which vaults there may be is the guard's
@@ -16,6 +17,7 @@ type AzureReference = Extract<SecretReference, { type: 'azure' }>
 
 export interface AzureOptions {
   readonly environment: Environment
+  readonly clock: Clock
   /** Only for emulators, whose domain is none of Azure's. Default true. */
   readonly checkChallenge?: boolean
 }
@@ -114,7 +116,7 @@ const explain = (error: unknown, place: Place): JobError => {
   return unreachable(`the vault ${place.vaultName} did not answer (${status || wordOf(error)})`)
 }
 
-export const azureStore = ({ environment, checkChallenge = true }: AzureOptions): SecretStore<'azure'> => {
+export const azureStore = ({ environment, clock, checkChallenge = true }: AzureOptions): SecretStore<'azure'> => {
   /** By vault. */
   const clients = new Map<string, SecretClient>()
   let credential: Promise<TokenCredential> | null = null
@@ -132,9 +134,12 @@ export const azureStore = ({ environment, checkChallenge = true }: AzureOptions)
     return client
   }
 
-  const read = async (place: Place, abortSignal: AbortSignal): Promise<SecretMaterial> => {
+  const read = async (place: Place, signal: AbortSignal): Promise<SecretMaterial> => {
     const client = await clientOf(place)
-    const { value, properties } = await client.getSecret(place.name, { abortSignal, requestOptions: { timeout: 4000 } })
+    const options = { abortSignal: signal, requestOptions: { timeout: ATTEMPT_MS } }
+    // What is answered the SDK tries again by itself; not what is not.
+    const attempts = { clock, signal, isPassing: (error: unknown) => (error as Error).name === 'AbortError' }
+    const { value, properties } = await retrying(() => client.getSecret(place.name, options), attempts)
     return materialOf(value ?? '', `${properties.vaultUrl} ${properties.version}`)
   }
 

@@ -5,7 +5,7 @@ import type { SecretReference } from '../protocol/integration.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
 import { type Environment, keepMetadataOffProxies, proxyOf } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
-import { accessDenied, contentToStore, notFound, retrying, unreachable, wordOf } from './store-errors.ts'
+import { ATTEMPT_MS, accessDenied, contentToStore, notFound, retrying, unreachable, wordOf } from './store-errors.ts'
 
 /** Google Secret Manager, always the newest version, with the credentials that Google's library finds (ADC). */
 
@@ -21,7 +21,6 @@ export interface GcpOptions {
 
 const PROJECT = /^(?:[a-z0-9.-]{1,63}:)?[a-z0-9-]{1,63}$/
 const SECRET = /^[A-Za-z0-9_-]{1,255}$/
-const CALL_MS = 4000
 
 const check = ({ project, secretId }: GcpReference): void => {
   if (PROJECT.test(project) && SECRET.test(secretId)) return
@@ -98,7 +97,7 @@ export const gcpStore = ({ environment, clock, client: options = {} }: GcpOption
 
   const call = async (made: SecretManagerServiceClient, name: string, signal: AbortSignal) => {
     // Its own way of trying again goes on for ten seconds after the time it was given, and forgets why.
-    const calling = made.accessSecretVersion({ name }, { timeout: CALL_MS, retry: null as never })
+    const calling = made.accessSecretVersion({ name }, { timeout: ATTEMPT_MS, retry: null as never })
     const cancel = (): void => (calling as { cancel?: () => void }).cancel?.()
     signal.addEventListener('abort', cancel, { once: true })
     try {

@@ -4,7 +4,7 @@ import https from 'node:https'
 import { type Dispatcher, EnvHttpProxyAgent, request } from 'undici'
 import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
-import { retrying, unreachable, wordOf } from './store-errors.ts'
+import { ATTEMPT_MS, retrying, unreachable, wordOf } from './store-errors.ts'
 
 /**
  * The way to a store, for those without an SDK, and what SDKs are given so that they take the same one: through the
@@ -36,8 +36,6 @@ export const keepMetadataOffProxies = (environment: Environment): void => {
   const hosts = [...new Set([...(none ?? '').split(',').filter(Boolean), ...METADATA_HOSTS])].join(',')
   for (const name of ['NO_PROXY', 'no_proxy', 'no_grpc_proxy']) process.env[name] = hosts
 }
-
-const CONNECT_MS = 2000
 
 /** Agents of Node.js that use the proxy, for SDKs that take agents. */
 export const nodeAgents = (environment: Environment) => {
@@ -112,8 +110,8 @@ const dispatcherOf = ({ environment, caFile }: StoreHttpOptions): Dispatcher => 
     httpProxy: httpProxy ?? '',
     httpsProxy: httpsProxy ?? '',
     noProxy: none ?? '',
-    connect: { timeout: CONNECT_MS, ...ca },
-    requestTls: { timeout: CONNECT_MS, ...ca },
+    connect: { timeout: ATTEMPT_MS, ...ca },
+    requestTls: { timeout: ATTEMPT_MS, ...ca },
   })
 }
 
@@ -130,6 +128,8 @@ export const storeHttp = (options: StoreHttpOptions): StoreHttp => {
       dispatcher,
       headers: { accept: 'application/json', ...(body ? { 'content-type': 'application/json' } : {}), ...headers },
       body: body === undefined ? null : JSON.stringify(body),
+      headersTimeout: ATTEMPT_MS,
+      bodyTimeout: ATTEMPT_MS,
       signal,
     })
     return { status: response.statusCode, body: await readBody(response.body) }

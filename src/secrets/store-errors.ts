@@ -25,6 +25,8 @@ export interface Retrying {
   readonly isPassing: (error: unknown) => boolean
 }
 
+/** For one attempt: within the deadline there has to be room for another. */
+export const ATTEMPT_MS = 2000
 const PAUSES_MS = [100, 400]
 
 /** Three times at most, with short pauses: the deadline around a read is short as well. */

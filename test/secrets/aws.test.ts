@@ -142,8 +142,15 @@ describe('AWS', () => {
 
   test('is asked anew, with new credentials, when those it had have expired', async () => {
     const { reference: of } = await put('expired', '{"base64_private_key":"k"}')
+    const store = open()
+    await read(of, store)
+    process.env['AWS_ACCESS_KEY_ID'] = 'AKIDNEWER'
+    onTestFinished(() => {
+      process.env['AWS_ACCESS_KEY_ID'] = 'AKIDTEST'
+    })
     proxy.plan(awsError('ExpiredTokenException', 'The security token included in the request is expired'))
-    expect((await read(of)).privateKey.reveal()).toBe('k')
+    expect((await read(of, store)).privateKey.reveal()).toBe('k')
+    expect(proxy.requests().at(-1)?.headers.authorization).toContain('Credential=AKIDNEWER/')
     proxy.plan(...[1, 2].map(() => awsError('ExpiredTokenException', 'expired')))
     expect(await failure(of)).toMatchObject({
       code: 'secret_access_denied',

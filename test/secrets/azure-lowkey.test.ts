@@ -1,6 +1,7 @@
 import tls from 'node:tls'
 import { SecretClient } from '@azure/keyvault-secrets'
 import { describe, test } from 'vitest'
+import { systemClock } from '../../src/observability/clock.ts'
 import { azureStore } from '../../src/secrets/azure.ts'
 import { selfSigned } from './stores/certificates.ts'
 import { conforms } from './stores/conformance.ts'
@@ -35,7 +36,7 @@ const start = async () => {
     return reference(name)
   }
   return {
-    open: () => azureStore({ environment: {}, checkChallenge: false }),
+    open: () => azureStore({ environment: {}, clock: systemClock, checkChallenge: false }),
     put: (name: string, fields: object) => put(name, JSON.stringify(fields)),
     putText: put,
     missing: reference('missing'),

@@ -2,6 +2,7 @@ import tls from 'node:tls'
 import { inspect } from 'node:util'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { JobError } from '../../src/host/errors.ts'
+import { systemClock } from '../../src/observability/clock.ts'
 import { azureStore } from '../../src/secrets/azure.ts'
 import type { AnySecretStore } from '../../src/secrets/secret-store.ts'
 import { type AzureStub, putSecret, startAzureStub } from './stores/azure-stub.ts'
@@ -32,7 +33,7 @@ const identify = ({ identity }: AzureStub): void => {
   process.env['IDENTITY_HEADER'] = identity.header
 }
 
-const open = (): AnySecretStore => azureStore({ environment: {}, checkChallenge: false })
+const open = (): AnySecretStore => azureStore({ environment: {}, clock: systemClock, checkChallenge: false })
 const reference = (vaultUrl: string, name: string) => ({ type: 'azure' as const, vaultUrl, name })
 
 conforms('azure', async () => {
@@ -100,7 +101,7 @@ describe('Azure', () => {
 
   test('a vault that asks for the token of another domain gets none', async () => {
     const before = stub.calls().length
-    await expect(read('ssh', azureStore({ environment: {} }))).rejects.toMatchObject({
+    await expect(read('ssh', azureStore({ environment: {}, clock: systemClock }))).rejects.toMatchObject({
       code: 'secret_store_unreachable',
       message: expect.stringContaining('challenge'),
     })
@@ -113,7 +114,9 @@ describe('Azure', () => {
   })
 
   test('no identity is told as that', async () => {
-    await expect(read('ssh', azureStore({ environment: withToken, checkChallenge: false }))).rejects.toMatchObject({
+    await expect(
+      read('ssh', azureStore({ environment: withToken, clock: systemClock, checkChallenge: false })),
+    ).rejects.toMatchObject({
       code: 'secret_access_denied',
       message: expect.stringContaining('no token'),
     })

@@ -56,6 +56,7 @@ conforms('gcp', async () => {
     faults: {
       fail: (times) => stub.plan(...Array.from({ length: times }, () => ({ code: status.UNAVAILABLE }))),
       throttle: (times) => stub.plan(...Array.from({ length: times }, () => ({ code: status.RESOURCE_EXHAUSTED }))),
+      hangOnce: () => stub.plan({ hang: true }),
       down: () => stub.always({ code: status.UNAVAILABLE }),
       hang: () => stub.always({ hang: true }),
       mend: () => stub.always(null),

@@ -135,6 +135,14 @@ describe.each(Object.keys(ways))('%s', (name) => {
   })
 })
 
+test('Vault is read through the proxy by the authority that is named for it alone', async () => {
+  const { port, reference, environment } = await (ways['hashicorp_vault'] as () => Promise<Way>)()
+  const proxy = await startConnectProxy({ [NAME]: port })
+  onTestFinished(() => proxy.close())
+  const named = { ...environment, HTTPS_PROXY: proxy.url, VAULT_CACERT: caFile }
+  expect(await read(reference, named)).toMatchObject({ key: expect.any(String) })
+})
+
 test('a pod reads its secrets by the authority that is mounted into it', async () => {
   const stub = await startKubernetesStub()
   onTestFinished(() => stub.stop())

@@ -216,6 +216,18 @@ describe('logging in to Vault', () => {
   })
 })
 
+test('a token that cannot be another one is not offered twice', async () => {
+  const stub = await start()
+  const proxy = await startHttpFaultProxy(stub.url, { certificate: stub.certificate, ca: stub.certificate.cert })
+  onTestFinished(() => proxy.close())
+  const { read } = readerOf({ ...stub, url: proxy.url }, { VAULT_TOKEN: stub.rootToken })
+  await read()
+  stub.forbid('ssh')
+  const before = proxy.requests().length
+  await expect(read()).rejects.toMatchObject({ code: 'secret_access_denied' })
+  expect(proxy.requests().length - before).toBe(1)
+})
+
 describe('engines of Vault', () => {
   test.each(['kv1', 'kv2'] as const)('%s is read also where nobody tells which version it is', async (engine) => {
     const stub = await start()

@@ -28,6 +28,8 @@ export type Counterpart = {
     /** The next ones fail in a way that passes. */
     fail(times: number): void
     throttle(times: number): void
+    /** The next one is never answered. */
+    hangOnce(): void
     /** All fail, all hang, until `mend`. */
     down(): void
     hang(): void
@@ -133,6 +135,15 @@ export const conforms = (name: string, start: () => Promise<Counterpart>): void 
       faults.fail(1)
       expect((await read(reference)).privateKey.reveal()).toBe(KEY)
       faults.throttle(1)
+      expect((await read(reference)).privateKey.reveal()).toBe(KEY)
+    })
+
+    test('tries again what is not answered', async ({ skip }) => {
+      const { faults } = there
+      if (faults === undefined) return skip()
+      onTestFinished(faults.mend)
+      const reference = await there.put('full', FULL)
+      faults.hangOnce()
       expect((await read(reference)).privateKey.reveal()).toBe(KEY)
     })
 

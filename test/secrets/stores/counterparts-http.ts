@@ -5,6 +5,7 @@ import type { HttpFault, HttpFaultProxy } from './fault-proxy.ts'
 export const httpFaults = (proxy: HttpFaultProxy, throttled: HttpFault): NonNullable<Counterpart['faults']> => ({
   fail: (times) => proxy.plan(...Array.from({ length: times }, () => ({ status: 500, body: '{}' }))),
   throttle: (times) => proxy.plan(...Array.from({ length: times }, () => throttled)),
+  hangOnce: () => proxy.plan({ hang: true }),
   down: () => proxy.always({ status: 503, body: '<html>down</html>' }),
   hang: () => proxy.always({ hang: true }),
   mend: () => proxy.always(null),

@@ -29,7 +29,7 @@ const withToken = () => {
 const emulated = (): SecretStores | null => {
   const options = { clock: systemClock, cloud: reference.type as CloudProvider, deadlineMs: 5000 }
   const { TEST_GCP_ENDPOINT: endpoint, TEST_GCP_PORT: port, TEST_AZURE: azure } = environment
-  if (azure) return secretStores([azureStore({ environment, checkChallenge: false })], options)
+  if (azure) return secretStores([azureStore({ environment, clock: systemClock, checkChallenge: false })], options)
   if (!endpoint) return null
   const client = { apiEndpoint: endpoint, port: Number(port ?? 443), ...(port ? { authClient: withToken() } : {}) }
   return secretStores([gcpStore({ environment, clock: systemClock, client })], options)
