@@ -1,6 +1,6 @@
 #!/bin/sh
 # Base images, one name per argument: debian:SUITE-slim or node:MAJOR-SUITE-slim, and the servers that tests run beside
-# the hosts: motoserver/moto:VERSION; with --pull-only any name.
+# the hosts: motoserver/moto:VERSION, hashicorp/vault:VERSION; with --pull-only any name.
 #
 # Each is taken where it is cheapest: present, else made by us before, else pulled, else made here.
 # What we make (no public registry reachable) gets a name of ours, apono-local/NAME, because a
@@ -187,6 +187,27 @@ make_moto() {
     --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_TRUSTED_HOST
 }
 
+# Nothing asks for it by itself: it needs Go, and takes a quarter of an hour and 4 GB in Go's own caches.
+make_vault() {
+  version=$1 name=$2
+  grep -q "hashicorp/vault v$version\$" "$here/stores/vault/go.mod" ||
+    fail "cannot pull hashicorp/vault:$version, and can make only the version of docker/stores/vault/go.mod"
+  command -v go >/dev/null 2>&1 || fail "cannot pull hashicorp/vault:$version, and making it here needs Go"
+  lock_unless_made "$name" || return 0
+  say "making $name from Vault's Go modules (a quarter of an hour)"
+  workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
+  mkdir "$workspace/context"
+  cp "$here/stores/vault/go.mod" "$here/stores/vault/main.go" "$workspace"
+  if ! (cd "$workspace" && CGO_ENABLED=0 GOOS=linux GOARCH=$(docker version --format '{{.Server.Arch}}') \
+    go build -mod=mod -trimpath -ldflags '-s -w' -o context/vault .) >"$workspace/log" 2>&1 </dev/null; then
+    tail -n 20 "$workspace/log" >&2
+    fail "building $name failed (see above)"
+  fi
+  cp "$here/stores/vault/Dockerfile" "$workspace/context"
+  cp "$(ca_bundle)" "$workspace/context/ca-certificates.crt"
+  build_context "$name" scratch
+}
+
 # Sets $provided to the name to use for the public name $1.
 provide() {
   local_name=apono-local/$1
@@ -240,6 +261,7 @@ make() {
       make_node "$1" "${tag%%-*}" "${suite%-slim}" "$2"
       ;;
     motoserver/moto:*) make_moto "${1#motoserver/moto:}" "$2" ;;
+    hashicorp/vault:*) make_vault "${1#hashicorp/vault:}" "$2" ;;
     *) fail "cannot pull $1, and do not know how to make it" ;;
   esac
 }
@@ -250,7 +272,8 @@ if [ "${1:-}" = --pull-only ]; then
   shift
 fi
 [ $# -gt 0 ] ||
-  fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim|motoserver/moto:VERSION ... | --pull-only NAME ...'
+  fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim|motoserver/moto:VERSION|hashicorp/vault:VERSION ... |
+  --pull-only NAME ...'
 docker info >/dev/null 2>&1 || fail 'no container engine answers: run docker/engine.sh first'
 for image in "$@"; do
   "$provide_by" "$image"

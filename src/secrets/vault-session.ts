@@ -1,6 +1,7 @@
 import { z } from 'zod'
-import type { JobError } from '../host/errors.ts'
+import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
+import { untilAborted } from '../ssh/deadline.ts'
 import { type Answer, type Environment, storeHttp } from './network.ts'
 import { type Secret, secretOf } from './secret.ts'
 import { accessDenied } from './store-errors.ts'
@@ -37,6 +38,8 @@ const REVOKE_MS = 2000
 const LoggedIn = z.object({
   auth: z.object({ client_token: z.string().min(1), lease_duration: z.number().default(0) }),
 })
+
+const calledOff = (): JobError => new JobError('cancelled', 'called off while logging in to Vault')
 
 const encoded = (path: string): string => path.split('/').map(encodeURIComponent).join('/')
 
@@ -83,17 +86,42 @@ export const createVaultSession = ({ config, environment, clock }: VaultSessionO
     if (login === former) login = null
   }
 
+  /** Best effort: Vault ends it by itself in the end. */
+  const giveBack = async ({ own, token }: Token): Promise<void> => {
+    if (!own) return
+    await send('auth/token/revoke-self', AbortSignal.timeout(REVOKE_MS), token, {}).catch(() => undefined)
+  }
+
+  const held = async (signal: AbortSignal): Promise<{ readonly token: Token; readonly by: Promise<Token> }> => {
+    const by = login ?? begin()
+    try {
+      return { token: await untilAborted(by, signal, calledOff), by }
+    } catch (error) {
+      // One that hangs is for whoever waits for it still; who comes later begins another.
+      forget(by)
+      throw error
+    }
+  }
+
+  const usable = async (signal: AbortSignal) => {
+    const first = await held(signal)
+    if (first.token.usableUntil > clock.monotonic()) return first
+    forget(first.by)
+    const second = await held(signal)
+    giveBack(first.token)
+    return second
+  }
+
+  /** A policy that does not allow something answers as a token does that is none any more. */
+  const isTaken = async (token: Token, signal: AbortSignal): Promise<boolean> =>
+    (await send('auth/token/lookup-self', signal, token.token)).status !== 403
+
   const get = async (path: string, signal: AbortSignal): Promise<Answer> => {
-    const held = login ?? begin()
-    const token = await held
-    const usedUp = token.usableUntil <= clock.monotonic()
-    const answer = usedUp ? null : await send(path, signal, token.token)
-    if (answer !== null && answer.status !== 403) return answer
-    forget(held)
-    const renewed = await (login ?? begin())
-    // The same token again, from where there is no other, would be refused again.
-    if (answer !== null && renewed.token.reveal() === token.token.reveal()) return answer
-    return await send(path, signal, renewed.token)
+    const { token, by } = await usable(signal)
+    const answer = await send(path, signal, token.token)
+    if (answer.status !== 403 || (await isTaken(token, signal))) return answer
+    forget(by)
+    return await send(path, signal, (await held(signal)).token.token)
   }
 
   return {
@@ -101,9 +129,7 @@ export const createVaultSession = ({ config, environment, clock }: VaultSessionO
     close: async () => {
       const token = await login?.catch(() => null)
       login = null
-      if (token?.own) {
-        await send('auth/token/revoke-self', AbortSignal.timeout(REVOKE_MS), token.token, {}).catch(() => undefined)
-      }
+      if (token) await giveBack(token)
       token?.token.dispose()
       await http.close()
     },

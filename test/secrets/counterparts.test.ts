@@ -9,6 +9,7 @@ import { selfSigned } from './stores/certificates.ts'
 import { startHttpFaultProxy } from './stores/fault-proxy.ts'
 import { type GoogleStub, startGoogleStub } from './stores/google-stub.ts'
 import { adminClient, awsError, type Moto, putSecret, REGION, startMoto } from './stores/moto.ts'
+import * as vault from './stores/vault.ts'
 
 // The stores that the tests of ours read from, themselves read from by the official clients.
 
@@ -198,5 +199,27 @@ describe('ours for Google', () => {
     expect(String(read.payload?.data)).toBe('x')
     const refused = clientOf(stub, by('bad')).accessSecretVersion({ name })
     await expect(refused).rejects.toMatchObject({ code: status.UNAUTHENTICATED })
+  })
+})
+
+const image = await vault.vaultImage()
+if (image === null) process.stderr.write(`not exercised here: ${vault.VAULT} is not here\n`)
+
+describe('vault', () => {
+  test.skipIf(image === null)('gives a secret and its versions, to whom a policy lets read it', async () => {
+    const started = await vault.startVault(image ?? '')
+    onTestFinished(() => started.stop())
+    await vault.putSecret(started, { path: 'ours/key', data: { value: 'old' } })
+    expect(await vault.putSecret(started, { path: 'ours/key', data: { value: 'new' } })).toBe(2)
+    const read = (query = '', token?: string) =>
+      vault.vaultRequest(started, 'GET', `secret/data/ours/key${query}`, undefined, token)
+    expect(await read()).toMatchObject({ data: { data: { value: 'new' }, metadata: { version: 2 } } })
+    expect(await read('?version=1')).toMatchObject({ data: { data: { value: 'old' } } })
+    const policy = 'path "secret/data/ours/*" { capabilities = ["read"] }'
+    await vault.vaultRequest(started, 'PUT', 'sys/policies/acl/reader', { policy })
+    expect(await read('', await vault.newToken(started, ['reader']))).toMatchObject({
+      data: { data: { value: 'new' } },
+    })
+    await expect(read('', await vault.newToken(started, ['default']))).rejects.toThrow('permission denied')
   })
 })

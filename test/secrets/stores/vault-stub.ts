@@ -72,6 +72,7 @@ export const startVaultStub = async (options: { certificate?: Certificate } = {}
     if (mount !== undefined) return logIn(mount, (body ?? {}) as Record<string, string>)
     const token = String(request.headers['x-vault-token'] ?? '')
     if (token !== rootToken && !tokens.has(token)) return errors(403)
+    if (path === '/v1/auth/token/lookup-self') return { status: 200, body: { data: {} } }
     if (path === '/v1/auth/token/revoke-self') return { status: tokens.delete(token) ? 204 : 400 }
     const [, shown] = /^\/v1\/sys\/internal\/ui\/mounts\/(kv[12])$/.exec(path) ?? []
     if (shown !== undefined) {
