@@ -1,6 +1,7 @@
 #!/bin/sh
 # Base images, one name per argument: debian:SUITE-slim or node:MAJOR-SUITE-slim, and the servers that tests run beside
-# the hosts: motoserver/moto:VERSION, hashicorp/vault:VERSION; with --pull-only any name.
+# the hosts: motoserver/moto:VERSION, hashicorp/vault:VERSION, kube-apiserver:VERSION (which is nowhere but here); with
+# --pull-only any name.
 #
 # Each is taken where it is cheapest: present, else made by us before, else pulled, else made here.
 # What we make (no public registry reachable) gets a name of ours, apono-local/NAME, because a
@@ -187,23 +188,27 @@ make_moto() {
     --build-arg PIP_INDEX_URL --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_TRUSTED_HOST
 }
 
-# Nothing asks for it by itself: it needs Go, and takes a quarter of an hour and 4 GB in Go's own caches.
-make_vault() {
-  version=$1 name=$2
-  grep -q "hashicorp/vault v$version\$" "$here/stores/vault/go.mod" ||
-    fail "cannot pull hashicorp/vault:$version, and can make only the version of docker/stores/vault/go.mod"
-  command -v go >/dev/null 2>&1 || fail "cannot pull hashicorp/vault:$version, and making it here needs Go"
+# The program of docker/stores/NAME, for the public name $1 of which $2 is the version that its go.mod must have of the
+# module $3. Nothing asks for it by itself: it needs Go, and up to a quarter of an hour and 4 GB in Go's own caches.
+make_from_go() {
+  public=$1 version=$2 module=$3 name=$4
+  program=${public%:*}
+  program=${program##*/}
+  grep -q "$module v$version\$" "$here/stores/$program/go.mod" ||
+    fail "cannot pull $public, and can make only the version of docker/stores/$program/go.mod"
+  command -v go >/dev/null 2>&1 || fail "cannot pull $public, and making it here needs Go"
   lock_unless_made "$name" || return 0
-  say "making $name from Vault's Go modules (a quarter of an hour)"
+  say "making $name from Go modules (up to a quarter of an hour)"
   workspace=$(mktemp -d /var/tmp/apono-base.XXXXXX)
   mkdir "$workspace/context"
-  cp "$here/stores/vault/go.mod" "$here/stores/vault/main.go" "$workspace"
+  cp "$here/stores/$program/go.mod" "$here/stores/$program/main.go" "$workspace"
+  cp "$here/stores/$program/Dockerfile" "$workspace/context"
   if ! (cd "$workspace" && CGO_ENABLED=0 GOOS=linux GOARCH=$(docker version --format '{{.Server.Arch}}') \
-    go build -mod=mod -trimpath -ldflags '-s -w' -o context/vault .) >"$workspace/log" 2>&1 </dev/null; then
+    go build -mod=mod -trimpath -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v$version" \
+    -o "context/$program" .) >"$workspace/log" 2>&1 </dev/null; then
     tail -n 20 "$workspace/log" >&2
     fail "building $name failed (see above)"
   fi
-  cp "$here/stores/vault/Dockerfile" "$workspace/context"
   cp "$(ca_bundle)" "$workspace/context/ca-certificates.crt"
   build_context "$name" scratch
 }
@@ -261,7 +266,8 @@ make() {
       make_node "$1" "${tag%%-*}" "${suite%-slim}" "$2"
       ;;
     motoserver/moto:*) make_moto "${1#motoserver/moto:}" "$2" ;;
-    hashicorp/vault:*) make_vault "${1#hashicorp/vault:}" "$2" ;;
+    hashicorp/vault:*) make_from_go "$1" "${1#*:}" github.com/hashicorp/vault "$2" ;;
+    kube-apiserver:*) make_from_go "$1" "${1#*:}" k8s.io/kubernetes "$2" ;;
     *) fail "cannot pull $1, and do not know how to make it" ;;
   esac
 }
@@ -272,8 +278,8 @@ if [ "${1:-}" = --pull-only ]; then
   shift
 fi
 [ $# -gt 0 ] ||
-  fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim|motoserver/moto:VERSION|hashicorp/vault:VERSION ... |
-  --pull-only NAME ...'
+  fail 'usage: base-images.sh debian:SUITE-slim|node:MAJOR-SUITE-slim|motoserver/moto:VERSION|hashicorp/vault:VERSION|
+  kube-apiserver:VERSION ... | --pull-only NAME ...'
 docker info >/dev/null 2>&1 || fail 'no container engine answers: run docker/engine.sh first'
 for image in "$@"; do
   "$provide_by" "$image"

@@ -8,6 +8,7 @@ import * as azure from './stores/azure-stub.ts'
 import { selfSigned } from './stores/certificates.ts'
 import { startHttpFaultProxy } from './stores/fault-proxy.ts'
 import { type GoogleStub, startGoogleStub } from './stores/google-stub.ts'
+import * as kube from './stores/kubernetes.ts'
 import { adminClient, awsError, type Moto, putSecret, REGION, startMoto } from './stores/moto.ts'
 import * as vault from './stores/vault.ts'
 
@@ -202,8 +203,9 @@ describe('ours for Google', () => {
   })
 })
 
-const image = await vault.vaultImage()
+const [image, kubernetesImage] = await Promise.all([vault.vaultImage(), kube.kubernetesImage()])
 if (image === null) process.stderr.write(`not exercised here: ${vault.VAULT} is not here\n`)
+if (kubernetesImage === null) process.stderr.write(`not exercised here: ${kube.KUBERNETES} is not here\n`)
 
 describe('vault', () => {
   test.skipIf(image === null)('gives a secret and its versions, to whom a policy lets read it', async () => {
@@ -221,5 +223,22 @@ describe('vault', () => {
       data: { data: { value: 'new' } },
     })
     await expect(read('', await vault.newToken(started, ['default']))).rejects.toThrow('permission denied')
+  })
+})
+
+describe('kubernetes', () => {
+  test.skipIf(kubernetesImage === null)('gives a secret to a service account that may read it', async () => {
+    const started = await kube.startKubernetes(kubernetesImage ?? '')
+    onTestFinished(() => started.stop())
+    await kube.putSecret(started, { namespace: 'default', name: 'ours', data: { value: 'x' } })
+    await kube.putSecret(started, { namespace: 'default', name: 'others', data: { value: 'y' } })
+    const token = await kube.readerToken(started, { namespace: 'default', name: 'reader', secrets: ['ours'] })
+    const read = (name: string, by: string) =>
+      kube.kubernetesRequest(started, 'GET', `/api/v1/namespaces/default/secrets/${name}`, undefined, by)
+    expect(await read('ours', token)).toMatchObject({ data: { value: Buffer.from('x').toString('base64') } })
+    await expect(read('others', token)).rejects.toThrow(
+      'secrets \\"others\\" is forbidden: User \\"system:serviceaccount:default:reader\\" cannot get resource',
+    )
+    await expect(read('ours', 'nobody')).rejects.toThrow('kubernetes answered 401')
   })
 })
