@@ -32,7 +32,7 @@ const storeOf = async (): Promise<{ store: AnySecretStore; reference: SecretRefe
   const authClient = new OAuth2Client()
   authClient.setCredentials({ access_token: 'bench', expiry_date: Date.now() + 3_600_000 })
   const client = { apiEndpoint: 'localhost', port: Number(address), authClient: authClient as never }
-  const store = gcpStore({ environment, clock: systemClock, client })
+  const store = gcpStore({ environment, clock: systemClock, random: randomBytes, client })
   return { store, reference: { type: 'gcp', project: 'bench', secretId: 'bench' } }
 }
 

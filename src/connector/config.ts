@@ -220,7 +220,14 @@ const readerOf = (environment: Environment, problems: string[]): Reader => ({
   problem: (text) => void problems.push(text),
 })
 
-const readSecretDirectory = (reader: Reader): string => readDirectory(reader, 'APONO_SECRET_DIR', '/etc/apono/secrets')
+/** Paths in it stand in commands that people paste: the guard takes no other characters. */
+const readSecretDirectory = (reader: Reader): string => {
+  const directory = readDirectory(reader, 'APONO_SECRET_DIR', '/etc/apono/secrets')
+  if (!/^[A-Za-z0-9._@+=,:/-]+$/.test(directory)) {
+    reader.problem('APONO_SECRET_DIR: must be of letters, digits and ._@+=,:-/')
+  }
+  return directory
+}
 
 const readKnownHostsFile = (reader: Reader): string | null => {
   const file = reader.get('APONO_KNOWN_HOSTS_FILE')

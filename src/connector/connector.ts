@@ -5,10 +5,8 @@ import { createHealth, serveHealth } from '../observability/health.ts'
 import type { Logger } from '../observability/log.ts'
 import { createMetrics } from '../observability/metrics.ts'
 import { DEFAULT_KNOBS, PROTOCOL, type RegisterRequest } from '../protocol/calls.ts'
-import type { CloudFinding } from '../secrets/cloud.ts'
 import { createKeyRing } from '../secrets/key-ring.ts'
 import type { Environment } from '../secrets/network.ts'
-import type { SecretStores } from '../secrets/stores.ts'
 import type { BreakerEvent } from '../ssh/breaker.ts'
 import { createTransport } from '../ssh/transport.ts'
 import { type Resolve, resolveHost } from './addresses.ts'
@@ -23,7 +21,7 @@ import { createOutage } from './outage.ts'
 import { createRegistration } from './register.ts'
 import { renewLoop } from './renew.ts'
 import { createOutbox } from './report.ts'
-import { cloudOf, storesOf } from './secret-stores.ts'
+import { type OpenedStores, openStores } from './secret-stores.ts'
 import { shutDown } from './shutdown.ts'
 import { createSlots } from './slots.ts'
 import { createTokenSource } from './token.ts'
@@ -59,14 +57,13 @@ const registerRequest = (
   config: Config,
   deps: ConnectorDeps,
   instanceId: string,
-  cloud: CloudFinding,
-  stores: SecretStores,
+  stores: OpenedStores,
 ): RegisterRequest => ({
   connectorId: config.connectorId,
   instanceId,
   version: deps.version,
   protocol: PROTOCOL,
-  cloud: { provider: cloud.provider },
+  cloud: { provider: stores.cloud.provider },
   secretStores: [...stores.types],
   slots: config.slots,
 })
@@ -93,8 +90,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const instanceId = randomUUID()
   const { clock } = deps
   const log = deps.log.child({ instance: instanceId })
-  const cloud = await cloudOf(config, deps)
-  const stores = storesOf(config, cloud.provider, deps)
+  const stores = await openStores(config, deps)
 
   // What the loops share.
   const api = createApiClient({ url: config.url, token: createTokenSource(config.token) })
@@ -105,7 +101,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     clock,
     log,
     outage,
-    request: registerRequest(config, deps, instanceId, cloud, stores),
+    request: registerRequest(config, deps, instanceId, stores),
     onRegistered: renewNews.wake,
   })
   const knobs = () => registration.current()?.knobs ?? DEFAULT_KNOBS
@@ -161,7 +157,10 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     { event: 'started', connectorId: config.connectorId, url: config.url, slots: config.slots },
     'connector started',
   )
-  log.info({ event: 'secret_stores', cloud: cloud.provider, because: cloud.by, stores: stores.types }, 'where it runs')
+  log.info(
+    { event: 'secret_stores', cloud: stores.cloud.provider, because: stores.cloud.by, stores: stores.types },
+    'where it runs',
+  )
   const loops = [
     claimLoop(
       {

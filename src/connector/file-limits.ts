@@ -99,11 +99,26 @@ const LISTED = ['trust', 'shell', 'rootProcesses', 'homes', 'onRevoke', 'hostKey
 const isListed = (allowed: readonly string[] | undefined, value: string): boolean =>
   allowed === undefined || allowed.includes(value)
 
+type Field = (typeof LISTED)[number]
+
+const listedBeyondFile = (policy: Policy, limits: Limits, fields: readonly Field[]): Denial | null => {
+  const allowed = limits?.rules.policy
+  if (!limits || !allowed) return null
+  const field = fields.find((name) => !isListed(allowed[name], policy[name]))
+  return field === undefined ? null : outOfList(`policy.${field}`, policy[field], allowed[field] ?? [], limits.path)
+}
+
+/** Of jobs that give no access: what they do by the policy. */
+const FIELDS_OF = { inspect: ['hostKeys'], cleanup: ['hostKeys', 'homes'] } as const
+
+export const lookBeyondFile = (kind: keyof typeof FIELDS_OF, policy: Policy, limits: Limits): Denial | null =>
+  listedBeyondFile(policy, limits, FIELDS_OF[kind])
+
 export const policyBeyondFile = (policy: Policy, limits: Limits): Denial | null => {
   const allowed = limits?.rules.policy
   if (!limits || !allowed) return null
-  const field = LISTED.find((name) => !isListed(allowed[name], policy[name]))
-  if (field !== undefined) return outOfList(`policy.${field}`, policy[field], allowed[field] ?? [], limits.path)
+  const listed = listedBeyondFile(policy, limits, LISTED)
+  if (listed !== null) return listed
   const [low, high] = policy.uidRange
   const [least, most] = allowed.uidRange ?? policy.uidRange
   if (least <= low && high <= most) return null

@@ -54,13 +54,13 @@ const vaultProblem = ({ secretEngine, path }: Of<'hashicorp_vault'>): string | n
     ? null
     : 'the engine or the path is not one of Vault, written without a slash at either end'
 
-/** No control, format or private-use characters, no line separators: people read these in terminals. */
-const FILE_SEGMENT = /^[^\p{C}\p{Zl}\p{Zp}]+$/u
+/** Nothing that a shell gives a meaning: the path stands in commands that people paste. */
+const FILE_SEGMENT = /^[A-Za-z0-9._@+=,:-]+$/
 
 const fileProblem = ({ path }: Of<'file'>): string | null =>
   path.startsWith('/') && areSegments(path.slice(1), FILE_SEGMENT)
     ? null
-    : 'the path of the secret is not absolute, or not written plainly'
+    : 'the path of the secret is not absolute, or has other characters than letters, digits and ._@+=,:-'
 
 /** Why a reference is refused whatever the rules are, without any of its text; null where it isn't. */
 export const secretProblem = (reference: SecretReference): string | null => {

@@ -18,7 +18,10 @@ export interface SecretRule {
  * it would take in those of other people that begin alike.
  */
 const FORMS = {
-  aws: [/^[A-Za-z0-9/_+=.@!:-]+$/, 'the name of a secret or an ARN'],
+  aws: [
+    /^(?!arn:)[A-Za-z0-9/_+=.@!-]+$|^arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[A-Za-z0-9/_+=.@!-]*$/,
+    'the name of a secret, or an ARN at least as far as ":secret:"',
+  ],
   gcp: [/^[a-z0-9.:-]+\/[A-Za-z0-9_-]*$/, 'PROJECT/SECRET, with its slash'],
   azure: [
     /^[a-z0-9-]+\.vault\.(?:azure\.net|azure\.cn|usgovcloudapi\.net)\/[a-z0-9-]*$/i,

@@ -14,7 +14,7 @@ import type { LocalConfig } from './config.ts'
 import { createGuard } from './guard.ts'
 import { watchGuardFile } from './guard-file-watch.ts'
 import { hostKeySource } from './known-hosts-file.ts'
-import { cloudOf, storesOf } from './secret-stores.ts'
+import { openStores } from './secret-stores.ts'
 
 /**
  * Leaving one server, by hand and without a control plane. The file says what a job would: the server, and where its
@@ -86,8 +86,7 @@ const asJob = ({ server, secretStore, policy }: ServerFile): InspectJob => ({
 
 /** Read once: there is nothing to remember. */
 const readKey = async (file: ServerFile, deps: UninstallDeps): Promise<LoginKey> => {
-  const { provider } = await cloudOf(deps, deps)
-  const stores = storesOf(deps, provider, deps)
+  const stores = await openStores(deps, deps)
   const source = keySource(deps.clock)
   try {
     const material = await stores.read(file.secretStore)

@@ -14,6 +14,7 @@ import {
   endBeyondFile,
   groupsBeyondFile,
   loginBeyondFile,
+  lookBeyondFile,
   placeBeyondFile,
   placeOutOfFile,
   policyBeyondFile,
@@ -67,8 +68,10 @@ const isEnd = (job: Job): boolean => job.kind === 'ensure' && job.grant.state ==
 const jobDenial = (job: Job, setting: Setting): Denial | null => {
   const broken = isEnd(job) ? null : brokenFile(setting.limits)
   const denied = broken ?? secretDenial(job, setting)
-  if (denied !== null || job.kind !== 'ensure' || isEnd(job)) return denied
-  return beginningDenial(job, setting)
+  if (denied !== null || isEnd(job)) return denied
+  return job.kind === 'ensure'
+    ? beginningDenial(job, setting)
+    : lookBeyondFile(job.kind, job.integration.policy, setting.limits)
 }
 
 const judgeWay = ({ server }: Job, setting: Setting): Verdict => {

@@ -1,6 +1,7 @@
 import type { GetSecretValueCommandOutput, SecretsManagerClient } from '@aws-sdk/client-secrets-manager'
 import { JobError } from '../host/errors.ts'
 import type { SecretReference } from '../protocol/integration.ts'
+import { createFew } from './few.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
 import { type Environment, nodeAgents } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
@@ -86,14 +87,17 @@ const mayNotDecrypt = (place: Place, error: unknown): JobError =>
     `Allow kms:Decrypt on the secret's KMS key, with the condition kms:ViaService = secretsmanager.${place.region}.amazonaws.com`,
   )
 
-const noCredentials = (error: unknown, how: string): JobError =>
-  accessDenied(
-    `AWS takes no credentials of this connector (${wordOf(error)})`,
-    `${how} Give it a role: an instance profile, ECS task role, EKS Pod Identity or IRSA.`,
-  )
+const GIVE_A_ROLE = 'Give it a role: an instance profile, ECS task role, EKS Pod Identity or IRSA.'
 
-const EXPIRED = new Set(['ExpiredToken', 'ExpiredTokenException', 'RequestExpired'])
-const REFUSED = new Set([
+const noCredentials = (error: unknown, how: string): JobError =>
+  accessDenied(`AWS takes no credentials of this connector (${wordOf(error)})`, `${how} ${GIVE_A_ROLE}`)
+
+const isAny = (...names: readonly string[]) => {
+  const known = new Set(names)
+  return (error: unknown): boolean => error instanceof Error && known.has(error.name)
+}
+const isExpired = isAny('ExpiredToken', 'ExpiredTokenException', 'RequestExpired')
+const isRefusedKey = isAny(
   'UnrecognizedClientException',
   'InvalidClientTokenId',
   'InvalidSignatureException',
@@ -101,35 +105,57 @@ const REFUSED = new Set([
   'MissingAuthenticationToken',
   'InvalidAccessKeyId',
   'SignatureDoesNotMatch',
-  ...EXPIRED,
-])
+)
+const isDenied = isAny('AccessDeniedException', 'AccessDenied')
+const isBadName = isAny('ValidationException', 'InvalidParameterException')
+/** Of STS, about the role or the token that it is asked for with. */
+const isRefusedRole = isAny('AccessDenied', 'InvalidIdentityToken', 'InvalidIdentityTokenException', 'ValidationError')
 
-const nameOf = (error: unknown): string => (error instanceof Error ? error.name : '')
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : '')
 const statusOf = (error: unknown): number | undefined =>
   (error as { $metadata?: { httpStatusCode?: number } } | null)?.$metadata?.httpStatusCode
+
+/** In AWS's own words only: a secret may have the letters in its name. */
 const isKms = (error: unknown): boolean =>
-  nameOf(error) === 'DecryptionFailure' || (error instanceof Error && /\bKMS\b/i.test(error.message))
+  (error instanceof Error && error.name === 'DecryptionFailure') ||
+  messageOf(error).includes('Access to KMS is not allowed')
+
+const notThere = (place: Place, error: unknown): JobError => {
+  if (messageOf(error).includes('staging label')) {
+    const how = `${command(place, 'put-secret-value ID')} --secret-string ${contentToStore()}`
+    return notFound(`a current version of the secret ${place.secretId}`, how)
+  }
+  const create = command(place, `create-secret --name '${place.name}'`)
+  const how = `${create} --secret-string ${contentToStore()} --tags Key=${TAG},Value=true`
+  return notFound(`the secret ${place.secretId} in ${place.region}`, how)
+}
 
 const explain = (error: unknown, place: Place): JobError => {
   if (error instanceof JobError) return error
-  const name = nameOf(error)
-  if (name === 'ResourceNotFoundException') {
-    const how = `${command(place, `create-secret --name '${place.name}'`)} --secret-string ${contentToStore()} --tags Key=${TAG},Value=true`
-    return notFound(`the secret ${place.secretId} in ${place.region}`, how)
-  }
-  if (name === 'InvalidRequestException') {
+  if (isAny('ResourceNotFoundException')(error)) return notThere(place, error)
+  if (isAny('InvalidRequestException')(error)) {
     return notFound(`the secret ${place.secretId}, which is marked for deletion,`, command(place, 'restore-secret ID'))
   }
-  if (name === 'ValidationException' || name === 'InvalidParameterException') {
-    return notFound(`a secret of that name, which AWS takes for none,`, 'Correct the name or ARN.')
-  }
+  if (isBadName(error)) return notFound('a secret of that name, which AWS takes for none,', 'Correct the name or ARN.')
   if (isKms(error)) return mayNotDecrypt(place, error)
-  if (name === 'AccessDeniedException' || name === 'AccessDenied') return mayNot(place, error)
-  if (name === 'CredentialsProviderError') return noCredentials(error, 'None were found.')
-  if (REFUSED.has(name)) return noCredentials(error, 'They are wrong or out of date.')
+  if (isDenied(error)) return mayNot(place, error)
+  if (isRefusedKey(error) || isExpired(error)) return noCredentials(error, 'They are wrong or out of date.')
   // Of an endpoint policy, or of something on the way that says it in words of its own.
   if (statusOf(error) === 403) return mayNot(place, error)
   return unreachable(`AWS Secrets Manager in ${place.region} did not answer (${wordOf(error)})`)
+}
+
+/**
+ * Before a secret is asked for. `hadSome`: who has had credentials and gets none has trouble with whatever gives them out,
+ * which says nothing of what the connector may do; who never had any has been given none.
+ */
+const explainCredentials = (error: unknown, hadSome: boolean): JobError => {
+  if (isRefusedRole(error) || isExpired(error)) {
+    const how = "Look at the role's trust policy, and at what AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE name."
+    return accessDenied(`AWS does not give this connector its role (${wordOf(error)})`, how)
+  }
+  if (!hadSome && isAny('CredentialsProviderError')(error)) return noCredentials(error, 'None were found.')
+  return unreachable(`what gives out AWS credentials did not answer (${wordOf(error)})`)
 }
 
 const contentOf = ({ SecretString, SecretBinary }: GetSecretValueCommandOutput): string | Uint8Array =>
@@ -154,39 +180,46 @@ const readWith = async (
   }
 }
 
+/** Each has connections and credentials of its own. */
+const MOST_REGIONS = 8
+
 export const awsStore = (environment: Environment): SecretStore<'aws'> => {
-  /** By region. They hold the credentials, and renew them by themselves. */
-  const clients = new Map<string, SecretsManagerClient>()
+  /** By region. They renew the credentials by themselves. */
+  const clients = createFew<SecretsManagerClient>(MOST_REGIONS, (client) => client.destroy())
+  let hadCredentials = false
 
-  const clientOf = ({ SecretsManagerClient: Client }: Sdk, region: string): SecretsManagerClient => {
-    const found = clients.get(region)
-    if (found !== undefined) return found
-    const requestHandler = {
-      ...nodeAgents(environment),
-      connectionTimeout: ATTEMPT_MS,
-      requestTimeout: ATTEMPT_MS,
-      // Without it a timeout is only a warning on the console.
-      throwOnRequestTimeout: true,
+  const clientOf = ({ SecretsManagerClient: Client }: Sdk, region: string): SecretsManagerClient =>
+    clients.get(region, () => {
+      const requestHandler = {
+        ...nodeAgents(environment),
+        connectionTimeout: ATTEMPT_MS,
+        requestTimeout: ATTEMPT_MS,
+        // Without it a timeout is only a warning on the console.
+        throwOnRequestTimeout: true,
+      }
+      return new Client({ region, maxAttempts: ATTEMPTS, requestHandler })
+    })
+
+  const attempt = async (sdk: Sdk, place: Place, signal: AbortSignal): Promise<SecretMaterial> => {
+    const client = clientOf(sdk, place.region)
+    try {
+      await client.config.credentials()
+      hadCredentials = true
+    } catch (error) {
+      throw explainCredentials(error, hadCredentials)
     }
-    const client = new Client({ region, maxAttempts: ATTEMPTS, requestHandler })
-    clients.set(region, client)
-    return client
-  }
-
-  const forget = (region: string): void => {
-    clients.get(region)?.destroy()
-    clients.delete(region)
+    return await readWith(sdk, client, place, signal)
   }
 
   const read = async (place: Place, signal: AbortSignal): Promise<SecretMaterial> => {
     const sdk = await import('@aws-sdk/client-secrets-manager')
     try {
-      return await readWith(sdk, clientOf(sdk, place.region), place, signal)
+      return await attempt(sdk, place, signal)
     } catch (error) {
-      if (!EXPIRED.has(nameOf(error))) throw error
+      if (!isExpired(error)) throw error
       // What the client holds is out of date, and it would go on holding it.
-      forget(place.region)
-      return await readWith(sdk, clientOf(sdk, place.region), place, signal)
+      clients.drop(place.region)
+      return await attempt(sdk, place, signal)
     }
   }
 
@@ -200,8 +233,6 @@ export const awsStore = (environment: Environment): SecretStore<'aws'> => {
         throw explain(error, place)
       }
     },
-    close: async () => {
-      for (const region of [...clients.keys()]) forget(region)
-    },
+    close: async () => clients.clear(),
   }
 }

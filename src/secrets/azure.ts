@@ -3,8 +3,9 @@ import type { SecretClient } from '@azure/keyvault-secrets'
 import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { SecretReference } from '../protocol/integration.ts'
+import { createFew } from './few.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
-import { type Environment, keepMetadataOffProxies } from './network.ts'
+import { type Environment, keepIdentitiesOffProxies } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
 import { ATTEMPT_MS, accessDenied, contentToStore, notFound, retrying, unreachable, wordOf } from './store-errors.ts'
 
@@ -46,7 +47,7 @@ const placeOf = ({ vaultUrl, name }: AzureReference): Place => {
  * command line among them, and take half a minute.
  */
 const credentialOf = async (environment: Environment): Promise<TokenCredential> => {
-  keepMetadataOffProxies(environment)
+  keepIdentitiesOffProxies(environment)
   const sdk = await import('@azure/identity')
   const get = (name: string): string => environment[name]?.trim() ?? ''
   const [clientId, tenantId, secret] = [get('AZURE_CLIENT_ID'), get('AZURE_TENANT_ID'), get('AZURE_CLIENT_SECRET')]
@@ -63,6 +64,9 @@ const roleCommand = ({ vaultName, name }: Place): string =>
 
 const setCommand = ({ vaultName, name }: Place): string =>
   `az keyvault secret set --vault-name ${vaultName} --name ${name} --value ${contentToStore()}`
+
+const recoverCommand = ({ vaultName, name }: Place): string =>
+  `az keyvault secret recover --vault-name ${vaultName} --name ${name}`
 
 /** The inner code says more: `SecretDisabled`, `ForbiddenByFirewall`. */
 const innerCodeOf = (error: unknown): string => {
@@ -105,33 +109,55 @@ const noIdentity = (error: unknown): JobError =>
     'Give it a managed identity or a workload identity; AZURE_CLIENT_ID chooses one where there are several.',
   )
 
+/** What the identity service answered, however deep it stands; 0 where it did not. */
+const identityStatus = (error: unknown, depth = 0): number => {
+  const { statusCode, status, cause } = (error ?? {}) as Record<'statusCode' | 'status' | 'cause', unknown>
+  const own = [statusCode, status].find((one) => typeof one === 'number')
+  if (typeof own === 'number' || depth > 3) return typeof own === 'number' ? own : 0
+  return cause === undefined ? 0 : identityStatus(cause, depth + 1)
+}
+
+/** An identity service that is down has refused nobody. */
+const isIdentityAway = (error: unknown): boolean => {
+  const status = identityStatus(error)
+  return status >= 500 || status === 429 || /network_error|ECONN|ETIMEDOUT|EHOSTUNREACH|ENOTFOUND/.test(String(error))
+}
+
 const explain = (error: unknown, place: Place): JobError => {
   if (error instanceof JobError) return error
   const status = statusOf(error)
-  if (IDENTITY_ERRORS.has((error as Error).name) && status < 500) return noIdentity(error)
-  if (status === 404) return notFound(`the secret ${place.name} in ${place.vaultName}`, setCommand(place))
+  if (IDENTITY_ERRORS.has((error as Error).name)) {
+    return isIdentityAway(error)
+      ? unreachable(`what gives out Azure's tokens did not answer (${wordOf(error)})`)
+      : noIdentity(error)
+  }
+  if (status === 404)
+    return notFound(
+      `the secret ${place.name} in ${place.vaultName}`,
+      `${setCommand(place)}\nOne that was deleted: ${recoverCommand(place)}`,
+    )
   if (status === 401) return noIdentity(error)
   if (status === 403) return forbidden(error, place)
   if (status === 400) return notFound(`a secret of that name, which Azure takes for none,`, 'Correct the name.')
   return unreachable(`the vault ${place.vaultName} did not answer (${status || wordOf(error)})`)
 }
 
+const MOST_VAULTS = 16
+
 export const azureStore = ({ environment, clock, checkChallenge = true }: AzureOptions): SecretStore<'azure'> => {
   /** By vault. */
-  const clients = new Map<string, SecretClient>()
+  const clients = createFew<SecretClient>(MOST_VAULTS)
   let credential: Promise<TokenCredential> | null = null
 
   const clientOf = async ({ vault }: Place): Promise<SecretClient> => {
     const sdk = await import('@azure/keyvault-secrets')
     credential ??= credentialOf(environment)
-    const found = clients.get(vault)
-    if (found !== undefined) return found
-    const client = new sdk.SecretClient(vault, await credential, {
+    const identity = await credential
+    const options = {
       retryOptions: { maxRetries: 2, retryDelayInMs: 200, maxRetryDelayInMs: 1000 },
       disableChallengeResourceVerification: !checkChallenge,
-    })
-    clients.set(vault, client)
-    return client
+    }
+    return clients.get(vault, () => new sdk.SecretClient(vault, identity, options))
   }
 
   const read = async (place: Place, signal: AbortSignal): Promise<SecretMaterial> => {

@@ -5,10 +5,13 @@ import path from 'node:path'
 import { JobError } from '../host/errors.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
 import type { SecretStore } from './secret-store.ts'
+import { unreachable } from './store-errors.ts'
 
 /** A private key with wrapping is under 20 KiB; what is larger is not one. */
 const MAX_BYTES = 64 * 1024
 const GROUP_OR_WORLD = 0o077
+/** It stands in the commands that are told for it. */
+const PLAIN = /^[A-Za-z0-9._@+=,:/-]{1,4096}$/
 
 export interface FileStoreOptions {
   /** Absolute. Files outside it are refused, whatever the control plane asks for. */
@@ -27,6 +30,9 @@ const isInside = (directory: string, file: string): boolean => file.startsWith(`
 
 /** Both sides with links resolved, so that no link in the middle of a path leads out of the directory. */
 const locate = async (directory: string, file: string): Promise<string> => {
+  if (!PLAIN.test(file)) {
+    throw denied('the path of the secret is not a plain one', 'Name it with letters, digits and ._@+=,:- only.')
+  }
   if (!path.isAbsolute(file) || file.split('/').includes('..') || !isInside(path.resolve(directory), file)) {
     throw denied('the secret file is outside the directory for secrets', `Keep it in ${directory} (APONO_SECRET_DIR).`)
   }
@@ -68,12 +74,14 @@ const readOpen = async (handle: FileHandle, file: string): Promise<SecretMateria
 }
 
 const explain = (error: unknown, file: string): unknown => {
+  if (error instanceof JobError) return error
   const code = (error as NodeJS.ErrnoException).code
-  if (code === 'ENOENT' || code === 'ENOTDIR') return notFound(file)
+  if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'ENAMETOOLONG') return notFound(file)
   if (code === 'EACCES' || code === 'EPERM')
     return denied(`${file} cannot be read`, `chown the file to the connector's user and chmod 600 ${file}`)
   if (code === 'ELOOP') return denied(`${file} is a symbolic link`, 'Replace it with a regular file.')
-  return error
+  // A disk or a network file system that does not answer.
+  return code === undefined ? error : unreachable(`${file} cannot be read now (${code})`)
 }
 
 /** O_NONBLOCK: opening a FIFO must not wait for a writer that never comes. */

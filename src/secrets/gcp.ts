@@ -1,9 +1,11 @@
 import type { SecretManagerServiceClient } from '@google-cloud/secret-manager'
 import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
+import type { Random } from '../observability/random.ts'
 import type { SecretReference } from '../protocol/integration.ts'
+import { contentVersion } from './content-version.ts'
 import { materialOf, type SecretMaterial } from './material.ts'
-import { type Environment, keepMetadataOffProxies, proxyOf } from './network.ts'
+import { type Environment, keepIdentitiesOffProxies, proxyOf } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
 import { ATTEMPT_MS, accessDenied, contentToStore, notFound, retrying, unreachable, wordOf } from './store-errors.ts'
 
@@ -15,6 +17,7 @@ type ClientOptions = NonNullable<ConstructorParameters<typeof SecretManagerServi
 export interface GcpOptions {
   readonly environment: Environment
   readonly clock: Clock
+  readonly random: Random
   /** For emulators: another endpoint, other credentials. */
   readonly client?: ClientOptions
 }
@@ -28,6 +31,8 @@ const check = ({ project, secretId }: GcpReference): void => {
 }
 
 const CODES = { invalid: 3, notFound: 5, denied: 7, disabled: 9, unauthenticated: 16 }
+/** As HTTP says it: what gives out tokens has none for us. */
+const NO_TOKEN: ReadonlySet<unknown> = new Set([400, 401, 403, 404])
 /** DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE. */
 const PASSING: ReadonlySet<unknown> = new Set([4, 8, 13, 14])
 
@@ -61,7 +66,7 @@ const explain = (error: unknown, reference: GcpReference): JobError => {
   }
   if (code === CODES.invalid)
     return notFound('a secret of that name, which Google takes for none,', 'Correct the name.')
-  if (code === CODES.unauthenticated) return noCredentials(error)
+  if (code === CODES.unauthenticated || NO_TOKEN.has(code)) return noCredentials(error)
   if (typeof message === 'string' && /default credentials/i.test(message)) return noCredentials(error)
   return unreachable(`Google Secret Manager did not answer (${wordOf(error)})`)
 }
@@ -72,12 +77,13 @@ const giveGrpcTheProxy = (environment: Environment): void => {
   if (https !== null) process.env['grpc_proxy'] ??= https
 }
 
-export const gcpStore = ({ environment, clock, client: options = {} }: GcpOptions): SecretStore<'gcp'> => {
+export const gcpStore = ({ environment, clock, random, client: options = {} }: GcpOptions): SecretStore<'gcp'> => {
   let client: Promise<SecretManagerServiceClient> | null = null
+  const versionOf = contentVersion(random)
 
   const start = async (): Promise<SecretManagerServiceClient> => {
     giveGrpcTheProxy(environment)
-    keepMetadataOffProxies(environment)
+    keepIdentitiesOffProxies(environment)
     const { SecretManagerServiceClient: Client } = await import('@google-cloud/secret-manager')
     const made = new Client(options)
     // By itself it does this beside the first call, and what goes wrong there ends the process.
@@ -116,7 +122,8 @@ export const gcpStore = ({ environment, clock, client: options = {} }: GcpOption
     const data = version.payload?.data ?? ''
     const content = typeof data === 'string' ? Buffer.from(data, 'base64') : data
     try {
-      return materialOf(content, version.name ?? '')
+      // Numbers begin at 1 again when a secret is deleted and made anew.
+      return materialOf(content, `${version.name} ${versionOf(content)}`)
     } finally {
       content.fill(0)
     }

@@ -133,6 +133,15 @@ export const createKeyRing = (options: KeyRingOptions): KeyRing => {
     entry.opened = null
   }
 
+  /** For a new one; of the others, those first that hold no key: a control plane can think of any number of those. */
+  const makeRoom = (entry: Entry): void => {
+    const others = [...entries.values()].filter((one) => one !== entry)
+    const leaving = others.find(({ opened }) => opened === null) ?? others[0]
+    if (leaving === undefined) return
+    forget(leaving)
+    entries.delete(leaving.name)
+  }
+
   const entryOf = (name: string): Entry => {
     const found = entries.get(name)
     const never = Number.NEGATIVE_INFINITY
@@ -140,11 +149,7 @@ export const createKeyRing = (options: KeyRingOptions): KeyRing => {
     const entry = found ?? { name, opened: null, version: '', ...times, stale: false, flight: null, timer: null }
     entries.delete(name)
     entries.set(name, entry)
-    const [oldest] = entries.values()
-    if (entries.size > MOST_SECRETS && oldest !== undefined) {
-      forget(oldest)
-      entries.delete(oldest.name)
-    }
+    if (entries.size > MOST_SECRETS) makeRoom(entry)
     return entry
   }
 

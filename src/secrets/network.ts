@@ -18,23 +18,36 @@ export type Environment = Readonly<Record<string, string | undefined>>
 const variable = (environment: Environment, name: string): string | null =>
   environment[name.toLowerCase()]?.trim() || environment[name]?.trim() || null
 
-export const proxyOf = (environment: Environment) => ({
-  http: variable(environment, 'HTTP_PROXY'),
-  https: variable(environment, 'HTTPS_PROXY'),
-  none: variable(environment, 'NO_PROXY'),
-})
+/** The metadata services of the clouds, and what gives out credentials in containers. */
+const METADATA_HOSTS = ['169.254.169.254', '169.254.170.2', '169.254.170.23', 'metadata.google.internal', 'metadata']
+/** What is plain HTTP there is so because it stays on this machine. */
+const OWN_HOSTS = ['localhost', '127.0.0.1', '::1', '[::1]']
+const IDENTITY_VARIABLES = ['IDENTITY_ENDPOINT', 'GCE_METADATA_HOST', 'AWS_CONTAINER_CREDENTIALS_FULL_URI']
 
-const METADATA_HOSTS = ['169.254.169.254', 'metadata.google.internal', 'metadata']
+const hostOf = (text: string | null): string[] =>
+  text === null ? [] : [URL.parse(text)?.hostname || (text.split(':', 1)[0] ?? '')]
 
-/**
- * Libraries of vendors ask even the metadata service, which gives out their tokens, through the proxy unless `NO_PROXY`
- * names it, and read that from the process alone.
- */
-export const keepMetadataOffProxies = (environment: Environment): void => {
+/** What is never asked through a proxy, whatever `NO_PROXY` says: who gives out identities, and this machine. */
+const neverProxied = (environment: Environment): string[] => [
+  ...OWN_HOSTS,
+  ...METADATA_HOSTS,
+  ...IDENTITY_VARIABLES.flatMap((name) => hostOf(variable(environment, name))),
+]
+
+export const proxyOf = (environment: Environment) => {
+  const none = variable(environment, 'NO_PROXY')?.split(/[\s,]+/) ?? []
+  return {
+    http: variable(environment, 'HTTP_PROXY'),
+    https: variable(environment, 'HTTPS_PROXY'),
+    none: [...new Set([...none, ...neverProxied(environment)])].join(','),
+  }
+}
+
+/** Libraries of vendors read it from the process alone; so that they keep to it as well. */
+export const keepIdentitiesOffProxies = (environment: Environment): void => {
   const { http: httpProxy, https: httpsProxy, none } = proxyOf(environment)
   if (httpProxy === null && httpsProxy === null) return
-  const hosts = [...new Set([...(none ?? '').split(',').filter(Boolean), ...METADATA_HOSTS])].join(',')
-  for (const name of ['NO_PROXY', 'no_proxy', 'no_grpc_proxy']) process.env[name] = hosts
+  for (const name of ['NO_PROXY', 'no_proxy', 'no_grpc_proxy']) process.env[name] = none
 }
 
 /** Agents of Node.js that use the proxy, for SDKs that take agents. */
@@ -43,7 +56,7 @@ export const nodeAgents = (environment: Environment) => {
   const proxyEnv = {
     ...(proxy.http === null ? {} : { HTTP_PROXY: proxy.http }),
     ...(proxy.https === null ? {} : { HTTPS_PROXY: proxy.https }),
-    ...(proxy.none === null ? {} : { NO_PROXY: proxy.none }),
+    NO_PROXY: proxy.none,
   }
   const options = { keepAlive: true, maxSockets: 16, proxyEnv }
   return { httpAgent: new http.Agent(options), httpsAgent: new https.Agent(options) }
@@ -87,7 +100,7 @@ export interface StoreRequest {
 
 export interface StoreHttp {
   /**
-   * Answers with a status below 500 that is not 429; anything else is tried three times, and then, or when there is no
+   * Answers with a status that says something of the secret; what can pass (5xx, 429) is tried three times, and then, or when there is no
    * answer at all, is `secret_store_unreachable`. Redirects are not followed.
    */
   send(request: StoreRequest): Promise<Answer>
@@ -99,7 +112,7 @@ export interface StoreHttpOptions {
   readonly name: string
   readonly environment: Environment
   readonly clock: Clock
-  /** Certificate authorities that are trusted instead of the usual ones: a PEM file, read at every new connection pool. */
+  /** Certificate authorities that are trusted instead of the usual ones: a PEM file. */
   readonly caFile?: string | undefined
 }
 
@@ -109,13 +122,15 @@ const dispatcherOf = ({ environment, caFile }: StoreHttpOptions): Dispatcher => 
   return new EnvHttpProxyAgent({
     httpProxy: httpProxy ?? '',
     httpsProxy: httpsProxy ?? '',
-    noProxy: none ?? '',
+    noProxy: none,
     connect: { timeout: ATTEMPT_MS, ...ca },
     requestTls: { timeout: ATTEMPT_MS, ...ca },
   })
 }
 
-const isPassing = (status: number): boolean => status >= 500 || status === 429
+/** 412, 472, 473: a Vault that stands by, or for disaster recovery. */
+const PASSING: ReadonlySet<number> = new Set([412, 429, 472, 473])
+const isPassing = (status: number): boolean => status >= 500 || PASSING.has(status)
 
 export const storeHttp = (options: StoreHttpOptions): StoreHttp => {
   const { name, clock } = options
@@ -135,13 +150,22 @@ export const storeHttp = (options: StoreHttpOptions): StoreHttp => {
     return { status: response.statusCode, body: await readBody(response.body) }
   }
 
+  /** Those of a cluster are changed now and then: the next attempt reads the file again. Who is under way goes on. */
+  const forgetAuthorities = (): void => {
+    if (options.caFile === undefined) return
+    dispatcher?.close().catch(() => undefined)
+    dispatcher = null
+  }
+
   const attempt = async (what: StoreRequest): Promise<Answer> => {
     try {
       const answer = await sendOnce(what)
       if (!isPassing(answer.status)) return answer
       throw unreachable(`${name} answered ${answer.status}`)
     } catch (error) {
-      throw error instanceof JobError ? error : unreachable(`${name} did not answer (${wordOf(error)})`)
+      if (error instanceof JobError) throw error
+      forgetAuthorities()
+      throw unreachable(`${name} did not answer (${wordOf(error)})`)
     }
   }
 

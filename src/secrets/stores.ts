@@ -58,6 +58,9 @@ const mismatch = (wanted: SecretStoreType, types: readonly SecretStoreType[], cl
   )
 }
 
+/** Nothing that a store still wants to say holds up the end of the process. */
+const CLOSE_MS = 3000
+
 const calledOff = (): JobError => new JobError('cancelled', 'called off while reading the secret')
 
 export const secretStores = (
@@ -96,7 +99,10 @@ export const secretStores = (
       return await bounded(store, reference, signal)
     },
     close: async () => {
-      await Promise.allSettled(stores.map((store) => store.close?.()))
+      const timer = new AbortController()
+      const closing = Promise.allSettled(stores.map((store) => store.close?.()))
+      await Promise.race([closing, clock.sleep(CLOSE_MS, timer.signal).catch(() => undefined)])
+      timer.abort('closed')
     },
   }
 }

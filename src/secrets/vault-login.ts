@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import type { JobError } from '../host/errors.ts'
-import { accessDenied, wordOf } from './store-errors.ts'
+import { type Environment, nodeAgents } from './network.ts'
+import { ATTEMPT_MS, accessDenied, wordOf } from './store-errors.ts'
 import type { VaultLogin } from './vault-config.ts'
 
 /** What is sent to `auth/MOUNT/login`, or a token that needs no login. Everything in a file is read anew each time. */
@@ -22,7 +23,7 @@ const readWord = async (file: string, what: string): Promise<string> => {
 const BODY = 'Action=GetCallerIdentity&Version=2011-06-15'
 
 /** Signature version 4 of one fixed request, which Vault sends on to AWS to see whose it is. By the SDK's own signer. */
-const signIdentity = async (region: string | null, serverId: string | null) => {
+const signIdentity = async (region: string | null, serverId: string | null, environment: Environment) => {
   const [{ SecretsManagerClient }, { SignatureV4 }] = await Promise.all([
     import('@aws-sdk/client-secrets-manager'),
     import('@smithy/signature-v4'),
@@ -30,7 +31,8 @@ const signIdentity = async (region: string | null, serverId: string | null) => {
   const signingRegion = region ?? 'us-east-1'
   const hostname = region === null ? 'sts.amazonaws.com' : `sts.${region}.amazonaws.com`
   // Only for what it finds: the credentials, by the SDK's usual order.
-  const client = new SecretsManagerClient({ region: signingRegion })
+  const requestHandler = { ...nodeAgents(environment), requestTimeout: ATTEMPT_MS, throwOnRequestTimeout: true }
+  const client = new SecretsManagerClient({ region: signingRegion, requestHandler })
   const { credentials, sha256 } = client.config
   const signer = new SignatureV4({ service: 'sts', region: signingRegion, credentials, sha256 })
   try {
@@ -59,8 +61,9 @@ const signIdentity = async (region: string | null, serverId: string | null) => {
 
 const base64 = (text: string): string => Buffer.from(text).toString('base64')
 
-const awsProof = async ({ mount, role, region, serverId }: Extract<VaultLogin, { method: 'aws' }>) => {
-  const { url, headers } = await signIdentity(region, serverId)
+const awsProof = async (login: Extract<VaultLogin, { method: 'aws' }>, environment: Environment) => {
+  const { mount, role, region, serverId } = login
+  const { url, headers } = await signIdentity(region, serverId, environment)
   return {
     mount,
     body: {
@@ -74,7 +77,7 @@ const awsProof = async ({ mount, role, region, serverId }: Extract<VaultLogin, {
 }
 
 /** Fails with `secret_access_denied` for a file that cannot be read, or where AWS gives no credentials. */
-export const proveVaultLogin = async (login: VaultLogin): Promise<VaultProof> => {
+export const proveVaultLogin = async (login: VaultLogin, environment: Environment): Promise<VaultProof> => {
   switch (login.method) {
     case 'token':
       return { token: login.file === null ? (login.token?.reveal() ?? '') : await readWord(login.file, 'token') }
@@ -88,6 +91,6 @@ export const proveVaultLogin = async (login: VaultLogin): Promise<VaultProof> =>
       return { mount, body: { role, jwt: await readWord(jwtFile, 'service account token') } }
     }
     case 'aws':
-      return await awsProof(login)
+      return await awsProof(login, environment)
   }
 }

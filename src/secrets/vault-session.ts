@@ -1,10 +1,10 @@
 import { z } from 'zod'
 import { JobError } from '../host/errors.ts'
 import type { Clock } from '../observability/clock.ts'
-import { untilAborted } from '../ssh/deadline.ts'
+import { untilAborted, withDeadline } from '../ssh/deadline.ts'
 import { type Answer, type Environment, storeHttp } from './network.ts'
 import { type Secret, secretOf } from './secret.ts'
-import { accessDenied } from './store-errors.ts'
+import { accessDenied, unreachable } from './store-errors.ts'
 import type { VaultConfig } from './vault-config.ts'
 import { proveVaultLogin } from './vault-login.ts'
 
@@ -63,16 +63,30 @@ export const createVaultSession = ({ config, environment, clock }: VaultSessionO
       'Look at the role, what it is bound to and, for AppRole, whether the secret id has expired.',
     )
 
-  const logIn = async (): Promise<Token> => {
-    const proof = await proveVaultLogin(config.login)
+  const prove = async (signal: AbortSignal): Promise<Token> => {
+    const proof = await proveVaultLogin(config.login, environment)
     if ('token' in proof) return { token: secretOf(proof.token), own: false, usableUntil: Number.POSITIVE_INFINITY }
-    // All reads wait for the same one: it belongs to none of them.
-    const answer = await send(`auth/${proof.mount}/login`, AbortSignal.timeout(LOGIN_MS), null, proof.body)
+    const answer = await send(`auth/${proof.mount}/login`, signal, null, proof.body)
     const parsed = LoggedIn.safeParse(answer.body)
     if (answer.status !== 200 || !parsed.success) throw refused(answer)
     const { client_token: token, lease_duration: seconds } = parsed.data.auth
     const life = seconds === 0 ? Number.POSITIVE_INFINITY : seconds * 1000 * USED_LIFE
     return { token: secretOf(token), own: true, usableUntil: clock.monotonic() + life }
+  }
+
+  /** All reads wait for the same one: it belongs to none of them, and has a deadline of its own. */
+  const logIn = async (): Promise<Token> => {
+    const over = new AbortController()
+    const proving = prove(over.signal)
+    try {
+      const onTimeout = () => unreachable(`${name}: no login by ${config.login.method} within ${LOGIN_MS} ms`)
+      return await withDeadline(proving, { clock, ms: LOGIN_MS, onTimeout, onAbort: calledOff })
+    } catch (error) {
+      over.abort()
+      // One that comes when nobody waits any more.
+      proving.then(giveBack, () => undefined)
+      throw error
+    }
   }
 
   const begin = (): Promise<Token> => {
@@ -127,8 +141,9 @@ export const createVaultSession = ({ config, environment, clock }: VaultSessionO
   return {
     get,
     close: async () => {
-      const token = await login?.catch(() => null)
+      const ending = login
       login = null
+      const token = await ending?.catch(() => null)
       if (token) await giveBack(token)
       token?.token.dispose()
       await http.close()

@@ -1,7 +1,8 @@
-import { createHmac } from 'node:crypto'
 import { z } from 'zod'
+import type { JobError } from '../host/errors.ts'
 import type { Random } from '../observability/random.ts'
 import type { SecretReference } from '../protocol/integration.ts'
+import { contentVersion } from './content-version.ts'
 import { materialOfFields, type SecretMaterial } from './material.ts'
 import type { Answer } from './network.ts'
 import type { SecretStore } from './secret-store.ts'
@@ -13,12 +14,15 @@ import { createVaultSession, type VaultSession, type VaultSessionOptions } from 
 
 type VaultReference = Extract<SecretReference, { type: 'hashicorp_vault' }>
 type KvVersion = 1 | 2
+const MOST_ENGINES = 100
 
 export interface VaultOptions extends VaultSessionOptions {
   readonly random: Random
 }
 
-const Mount = z.object({ data: z.object({ options: z.object({ version: z.string().optional() }).nullish() }) })
+const Mount = z.object({
+  data: z.object({ type: z.string(), options: z.object({ version: z.string().optional() }).nullish() }),
+})
 const Read1 = z.object({ data: z.record(z.string(), z.unknown()) })
 const Read2 = z.object({
   data: z.object({
@@ -44,11 +48,20 @@ export const vaultPolicy = ({ secretEngine, path }: VaultReference): string =>
 const putCommand = ({ secretEngine, path }: VaultReference): string =>
   `vault kv put -mount="${secretEngine}" "${path}" base64_private_key="$(base64 -w0 key.pem)"`
 
+/** Reading from any other engine may do something: `aws/creds/NAME` makes a user in AWS. */
+const notKv = ({ secretEngine }: VaultReference, type: string): JobError =>
+  accessDenied(
+    `the engine ${secretEngine} is of the type ${type}, and only kv is read`,
+    'Keep the secret in a KV engine.',
+  )
+
 /** Null where Vault does not tell: it tells whoever may read anything in the engine. */
-const versionIn = ({ status, body }: Answer): KvVersion | null => {
+const versionIn = ({ status, body }: Answer, reference: VaultReference): KvVersion | null => {
   const mount = Mount.safeParse(body)
   if (status !== 200 || !mount.success) return null
-  return mount.data.data.options?.version === '2' ? 2 : 1
+  const { type, options } = mount.data.data
+  if (type !== 'kv' && type !== 'generic') throw notKv(reference, type.replaceAll(/[^a-z_-]/g, '').slice(0, 32))
+  return options?.version === '2' ? 2 : 1
 }
 
 const fetchAs = (session: VaultSession, version: KvVersion, reference: VaultReference, signal: AbortSignal) =>
@@ -58,16 +71,19 @@ export const vaultStore = ({ random, ...options }: VaultOptions): SecretStore<'h
   let session: VaultSession | null = null
   /** By engine. */
   const versions = new Map<string, KvVersion>()
-  const hashKey = random(32)
+  /** Version 1 has no versions. */
+  const versionOf = contentVersion(random)
 
-  /** Version 1 has no versions: what changes with the content and tells nothing of it. */
-  const versionOfContent = (fields: object): string =>
-    createHmac('sha256', hashKey).update(JSON.stringify(fields)).digest('hex')
+  /** As many as a customer has; the names are the control plane's. */
+  const remember = (engine: string, version: KvVersion): void => {
+    if (versions.size >= MOST_ENGINES) versions.clear()
+    versions.set(engine, version)
+  }
 
   const materialOfAnswer = (version: KvVersion, body: unknown): SecretMaterial | null => {
     if (version === 1) {
       const read = Read1.safeParse(body)
-      return read.success ? materialOfFields(read.data.data, versionOfContent(read.data.data)) : null
+      return read.success ? materialOfFields(read.data.data, versionOf(JSON.stringify(read.data.data))) : null
     }
     const { data, metadata } = Read2.safeParse(body).data?.data ?? {}
     // A number is given again when a secret was destroyed and made anew.
@@ -87,15 +103,15 @@ export const vaultStore = ({ random, ...options }: VaultOptions): SecretStore<'h
 
   const read = async (of: VaultSession, reference: VaultReference, signal: AbortSignal): Promise<SecretMaterial> => {
     const { secretEngine } = reference
-    const known =
-      versions.get(secretEngine) ?? versionIn(await of.get(`sys/internal/ui/mounts/${secretEngine}`, signal))
-    if (known !== null) versions.set(secretEngine, known)
-    const answer = await fetchAs(of, known ?? 2, reference, signal)
+    const asked = versions.has(secretEngine) ? null : await of.get(`sys/internal/ui/mounts/${secretEngine}`, signal)
+    const known = asked === null ? versions.get(secretEngine) : versionIn(asked, reference)
+    // Where nobody tells, only version 2 is safe to try: its paths are those of no other engine.
+    const version = known ?? 2
+    const answer = await fetchAs(of, version, reference, signal)
+    if (answer.status === 200 && known) remember(secretEngine, known)
     // An engine can be made anew, or turned into version 2.
     if (answer.status === 404) versions.delete(secretEngine)
-    if (known !== null || answer.status === 200) return judge(known ?? 2, answer, reference)
-    const other = await fetchAs(of, 1, reference, signal)
-    return other.status === 200 ? judge(1, other, reference) : judge(2, answer, reference)
+    return judge(version, answer, reference)
   }
 
   return {

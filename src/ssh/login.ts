@@ -3,7 +3,7 @@ import type { Clock } from '../observability/clock.ts'
 import type { LoginKey } from '../secrets/private-key.ts'
 import type { Breakers } from './breaker.ts'
 import type { LoginOutcome, Ramp } from './ramp.ts'
-import type { Offer, RefusedKeys } from './refused-keys.ts'
+import type { Offer, RefusedKeys, Said } from './refused-keys.ts'
 import { factsOf, type Hop, keysOf, type Way } from './route.ts'
 import { connectSsh, type SshDeadlines, type SshSession } from './session.ts'
 import type { NextFirst, TakenKeys } from './taken-keys.ts'
@@ -129,8 +129,13 @@ export const createLogIn = ({ connect = connectSsh, ...deps }: LoginDeps): LogIn
    */
   const remember = ({ hop, name }: Way, offers: readonly KeyOffer[], isLastWord: boolean): void => {
     const refused = offers.filter(({ answer }) => isLastWord || answer === 'refused')
-    const fingerprints = refused.map(({ fingerprint }) => fingerprint)
-    if (fingerprints.length > 0) refusedKeys.remember(name, hop.key.version, fingerprints)
+    const said = new Map(
+      refused.map(({ fingerprint, answer }): [string, Said] => [
+        fingerprint,
+        answer === 'refused' ? answer : 'hung_up',
+      ]),
+    )
+    if (said.size > 0) refusedKeys.remember(name, hop.key.version, said)
   }
 
   /**

@@ -6,7 +6,8 @@ import type { LoginKey } from '../secrets/private-key.ts'
  * Keys that a server refused, and nothing else with them: a login that failed. Newer sshd bans an address that offers
  * refused keys (PerSourcePenalties), and with it everybody behind it, so one is offered once: the next attempt comes when
  * the secret's version has changed, or when a person asks for it. Only the end of access tries by itself, every ten minutes:
- * the server may have been mended meanwhile, and whoever is to leave may have broken it for a moment.
+ * the server may have been mended meanwhile, and whoever is to leave may have broken it for a moment. A key that a server
+ * only hung up at is offered again after as long by any job.
  */
 export interface RefusedKeys {
   /**
@@ -14,7 +15,7 @@ export interface RefusedKeys {
    * all that this version of the secret has.
    */
   offerable(server: string, keys: OfferedKeys, facts: ErrorFacts, who: Offer): readonly LoginKey[]
-  remember(server: string, keyVersion: string, fingerprints: readonly string[]): void
+  remember(server: string, keyVersion: string, said: ReadonlyMap<string, Said>): void
   forget(server: string): void
 }
 
@@ -25,14 +26,18 @@ export interface OfferedKeys {
 
 export type Offer = 'job' | 'end_of_access' | 'person'
 
-export const END_TRIES_AFTER_MS = 600_000
+export const TRIES_AFTER_MS = 600_000
 
 /** A fleet that lost its key altogether is remembered whole. */
 const MOST_SERVERS = 20_000
 
+/** `hung_up`: the server ended the connection at the key, which may have been trouble of its own. */
+export type Said = 'refused' | 'hung_up'
+
 interface Refused {
   readonly keyVersion: string
-  readonly fingerprints: ReadonlySet<string>
+  /** Each with whether it was said, or only shown by the end of the connection. */
+  readonly fingerprints: ReadonlyMap<string, Said>
   readonly at: number
 }
 
@@ -53,15 +58,17 @@ export const createRefusedKeys = (clock: Clock): RefusedKeys => {
     offerable: (server, { version, keys }, facts, who) => {
       const found = find(server, version)
       if (found === undefined || who === 'person') return keys
-      if (who === 'end_of_access' && clock.monotonic() - found.at >= END_TRIES_AFTER_MS) return keys
-      const left = keys.filter(({ fingerprint }) => !found.fingerprints.has(fingerprint))
+      const isLongAgo = clock.monotonic() - found.at >= TRIES_AFTER_MS
+      if (who === 'end_of_access' && isLongAgo) return keys
+      const mayOffer = (said: Said | undefined): boolean => said === undefined || (said === 'hung_up' && isLongAgo)
+      const left = keys.filter(({ fingerprint }) => mayOffer(found.fingerprints.get(fingerprint)))
       if (left.length === 0) throw new JobError('ssh_auth_failed', refusedBefore(keys), facts)
       return left
     },
-    remember: (server, keyVersion, fingerprints) => {
+    remember: (server, keyVersion, said) => {
       const before = find(server, keyVersion)?.fingerprints ?? []
       refused.delete(server)
-      refused.set(server, { keyVersion, fingerprints: new Set([...before, ...fingerprints]), at: clock.monotonic() })
+      refused.set(server, { keyVersion, fingerprints: new Map([...before, ...said]), at: clock.monotonic() })
       const [oldest] = refused.keys()
       if (refused.size > MOST_SERVERS && oldest !== undefined) refused.delete(oldest)
     },

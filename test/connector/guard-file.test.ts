@@ -76,6 +76,11 @@ describe('what a guard file may say', () => {
     [{ secrets: [{ store: 'aws' }] }, /^secrets\.0: must be \{ store, prefix \} or \{ store, name \}$/],
     [{ secrets: [{ store: 'aws', prefix: 'a', name: 'a' }] }, /^secrets\.0: must be/],
     [{ secrets: [{ store: 'aws', prefix: '' }] }, /^secrets\.0\.prefix: /],
+    [
+      { secrets: [{ store: 'aws', prefix: 'arn:aws:' }] },
+      /^secrets\.0\.prefix: must be the beginning of .* as far as ":secret:"/,
+    ],
+    [{ secrets: [{ store: 'aws', prefix: 'arn:aws:secretsmanager:eu-west-1:1' }] }, /^secrets\.0\.prefix: must be/],
     [{ secrets: [{ store: 'aws', prefix: 'ssh-*' }] }, /^secrets\.0\.prefix: must be the beginning of the name/],
     [{ secrets: [{ store: 'aws', prefix: 'a', region: 'europe' }] }, /^secrets\.0\.region: must be a region/],
     [{ secrets: [{ store: 'gcp', prefix: 'p/', region: 'eu-west-1' }] }, /^secrets\.0\.region: is for the store aws/],

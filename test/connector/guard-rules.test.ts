@@ -183,8 +183,16 @@ describe('secrets of a guard file', () => {
     [{ store: 'aws', prefix: arn('ssh/') }, aws('ssh/db'), false],
     [{ store: 'aws', prefix: 'ssh/', region: 'eu-west-1' }, aws('ssh/db'), true],
     [{ store: 'aws', prefix: 'ssh/', region: 'eu-west-1' }, aws('ssh/db', 'us-east-1'), false],
-    [{ store: 'aws', prefix: 'arn:aws:', region: 'eu-west-1' }, aws(arn('x', '123456789012', 'us-east-1')), false],
-    [{ store: 'aws', prefix: 'arn:aws:', region: 'us-east-1' }, aws(arn('x', '123456789012', 'us-east-1')), true],
+    [
+      { store: 'aws', prefix: 'arn:aws:secretsmanager:us-east-1:123456789012:secret:', region: 'eu-west-1' },
+      aws(arn('x', '123456789012', 'us-east-1')),
+      false,
+    ],
+    [
+      { store: 'aws', prefix: 'arn:aws:secretsmanager:us-east-1:123456789012:secret:', region: 'us-east-1' },
+      aws(arn('x', '123456789012', 'us-east-1')),
+      true,
+    ],
     [{ store: 'gcp', prefix: 'my-project/ssh-' }, gcp('my-project', 'ssh-db'), true],
     [{ store: 'gcp', prefix: 'my-project/' }, gcp('my-project-evil', 'ssh-db'), false],
     [{ store: 'gcp', name: 'my-project/ssh-db' }, gcp('my-project', 'ssh-db'), true],
@@ -344,9 +352,11 @@ describe('what a grant may be', () => {
     if (answer === 'admitted') return
     expect(lookups).toEqual([])
     expect(hint).not.toBe('')
-    // Nothing of this keeps access alive, and nothing of it is given by a look.
-    for (const kind of [{ kind: 'inspect' }, { kind: 'cleanup' }, { grant: { ...asked.grant, state: 'absent' } }]) {
-      expect(await answerTo(content, { ...asked, ...kind })).toBe('admitted')
+    // Nothing of this keeps access alive; and a look and a clean-up are held to what they act by.
+    expect(await answerTo(content, { ...asked, grant: { ...asked.grant, state: 'absent' } })).toBe('admitted')
+    const bound = { inspect: /^policy\.hostKeys/, cleanup: /^policy\.(?:hostKeys|homes)/ }
+    for (const kind of ['inspect', 'cleanup'] as const) {
+      expect(await answerTo(content, { ...asked, kind })).toMatch(bound[kind].test(answer) ? DENIED : /^admitted$/)
     }
   })
 

@@ -1,9 +1,14 @@
 import { generateKeyPairSync } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
+import http from 'node:http'
+import type { AddressInfo } from 'node:net'
+import path from 'node:path'
 import { DeleteSecretCommand, GetSecretValueCommand } from '@aws-sdk/client-secrets-manager'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { JobError } from '../../src/host/errors.ts'
 import { awsPolicy, awsStore } from '../../src/secrets/aws.ts'
 import type { AnySecretStore } from '../../src/secrets/secret-store.ts'
+import { scratchDirectory } from '../hosts/scratch.ts'
 import { selfSigned } from './stores/certificates.ts'
 import { conforms } from './stores/conformance.ts'
 import { httpFaults } from './stores/counterparts-http.ts'
@@ -158,6 +163,17 @@ describe('AWS', () => {
     })
   })
 
+  test('does not take a name for trouble with a key of KMS', async () => {
+    proxy.plan(awsError('AccessDeniedException', 'User: x is not authorized to perform: y on resource: prod/kms-ssh'))
+    expect((await failure(reference('prod/kms-ssh'))).hint).toContain('Attach this policy')
+  })
+
+  test('tells a secret without a current version from one that is not there', async () => {
+    const message = "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT"
+    proxy.plan(awsError('ResourceNotFoundException', message))
+    expect((await failure(reference('empty'))).hint).toContain("put-secret-value --secret-id 'empty'")
+  })
+
   test('that has no credentials for us is told as that', async () => {
     const names = ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY']
     const kept = names.map((name) => process.env[name])
@@ -218,6 +234,85 @@ describe('AWS', () => {
     expect((await read((await put('large', value)).reference)).privateKey.reveal()).toBe(
       Buffer.from(pem).toString('base64'),
     )
+  })
+})
+
+describe('credentials that AWS gives out where the connector runs', () => {
+  const OWN = ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'] as const
+  /** As a container, a pod or an instance has them, and no others. */
+  const withEnvironment = (environment: Record<string, string>): void => {
+    const kept = { ...process.env }
+    for (const name of OWN) delete process.env[name]
+    Object.assign(process.env, { AWS_EC2_METADATA_DISABLED: 'true', ...environment })
+    onTestFinished(() => {
+      for (const name of Object.keys(environment)) delete process.env[name]
+      delete process.env['AWS_EC2_METADATA_DISABLED']
+      Object.assign(process.env, kept)
+    })
+  }
+  const outcomeOf = async (store: AnySecretStore): Promise<string> =>
+    await store.read(reference('team/full') as never, { signal }).then(
+      () => 'read',
+      ({ code }: JobError) => code,
+    )
+  const openStore = (): AnySecretStore => {
+    const store = awsStore({})
+    onTestFinished(async () => void (await store.close?.()))
+    return store
+  }
+
+  const startIssuer = async (answer: () => { status: number; type: string; body: string }) => {
+    const server = http.createServer((_request, response) => {
+      const { status, type, body } = answer()
+      response.writeHead(status, { 'content-type': type }).end(body)
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => void server.close())
+    return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  }
+
+  test('by ECS or EKS Pod Identity; when they cannot be had for a while, that is no refusal', async () => {
+    let status = 500
+    // Ended as soon as they are given, so that they are asked for every time.
+    const keys = {
+      AccessKeyId: 'A',
+      SecretAccessKey: 'B',
+      Token: 'T',
+      Expiration: new Date(Date.now() + 1000).toISOString(),
+    }
+    const url = await startIssuer(() => ({ status, type: 'application/json', body: JSON.stringify(keys) }))
+    withEnvironment({ AWS_CONTAINER_CREDENTIALS_FULL_URI: `${url}/`, AWS_CONTAINER_AUTHORIZATION_TOKEN: 't' })
+    const store = openStore()
+    expect(await outcomeOf(store)).toBe('secret_access_denied')
+    status = 200
+    expect(await outcomeOf(store)).toBe('read')
+    status = 500
+    await expect.poll(() => outcomeOf(store), { timeout: 10_000 }).toBe('secret_store_unreachable')
+  })
+
+  test.each([
+    [403, 'AccessDenied', 'secret_access_denied', "Look at the role's trust policy"],
+    [400, 'InvalidIdentityToken', 'secret_access_denied', "Look at the role's trust policy"],
+    [400, 'ExpiredTokenException', 'secret_access_denied', "Look at the role's trust policy"],
+    [500, 'InternalFailure', 'secret_store_unreachable', 'network path'],
+  ])('by IRSA: STS answers %i %s, which is %s', async (status, error, code, hint) => {
+    const body = `<ErrorResponse><Error><Type>Sender</Type><Code>${error}</Code><Message>m</Message></Error></ErrorResponse>`
+    const url = await startIssuer(() => ({ status, type: 'text/xml', body }))
+    const token = path.join(scratchDirectory(), 'token')
+    writeFileSync(token, 'jwt')
+    const role = { AWS_WEB_IDENTITY_TOKEN_FILE: token, AWS_ROLE_ARN: 'arn:aws:iam::123456789012:role/connector' }
+    withEnvironment({ ...role, AWS_ENDPOINT_URL_STS: url })
+    const failed = openStore().read(reference('team/full') as never, { signal })
+    await expect(failed).rejects.toMatchObject({ code, hint: expect.stringContaining(hint) })
+  })
+
+  test('by IRSA, from the STS of moto', async () => {
+    const token = path.join(scratchDirectory(), 'token')
+    writeFileSync(token, 'jwt')
+    const role = { AWS_WEB_IDENTITY_TOKEN_FILE: token, AWS_ROLE_ARN: 'arn:aws:iam::123456789012:role/connector' }
+    withEnvironment({ ...role, AWS_ENDPOINT_URL_STS: moto.endpoint })
+    expect(await outcomeOf(openStore())).toBe('read')
+    expect(proxy.requests().at(-1)?.headers['x-amz-security-token']).toBeTruthy()
   })
 })
 

@@ -119,6 +119,18 @@ describe('the store "file"', () => {
     })
   })
 
+  test('what a shell would take for more than a name is refused, and stands in no command', async () => {
+    for (const name of ['x; touch pwned', '$(id)', "it's", 'a b', '`id`', 'x|sh']) {
+      const error = await failure(path.join(directory, name))
+      expect(error.code).toBe('secret_access_denied')
+      expect(`${error.message}${error.hint}`).not.toContain(name)
+    }
+  })
+
+  test('a name that is too long for the disk is not there', async () => {
+    expect((await failure(path.join(directory, 'x'.repeat(300)))).code).toBe('secret_not_found')
+  })
+
   test('a missing one says how to make it', async () => {
     const error = await failure(path.join(directory, 'missing.json'))
     expect(error.code).toBe('secret_not_found')

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { ChannelCredentials, status } from '@grpc/grpc-js'
 import { OAuth2Client } from 'google-auth-library'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -20,6 +21,7 @@ const open = (port: number, sslCreds = ChannelCredentials.createInsecure()): Any
   return gcpStore({
     environment: {},
     clock: systemClock,
+    random: randomBytes,
     client: { apiEndpoint: '127.0.0.1', port, sslCreds, authClient: authClient as never },
   })
 }
@@ -71,6 +73,19 @@ conforms('gcp', async () => {
 })
 
 describe('Google', () => {
+  test('a secret that was deleted and made anew has another version, though Google gives it the same number', async () => {
+    const stub = await startGoogleStub()
+    onTestFinished(() => void stub.stop())
+    const store = open(stub.port)
+    stub.put(nameOf('ssh'), '{"base64_private_key":"leaked"}')
+    const first = await store.read(reference('ssh') as never, { signal })
+    stub.remove(nameOf('ssh'))
+    expect(stub.put(nameOf('ssh'), '{"base64_private_key":"new"}')).toMatch(/versions\/1$/)
+    const second = await store.read(reference('ssh') as never, { signal })
+    expect(second.privateKey.reveal()).toBe('new')
+    expect(second.version).not.toBe(first.version)
+  })
+
   test('a newest version that is disabled is told as that', async () => {
     const stub = await startGoogleStub()
     onTestFinished(() => void stub.stop())

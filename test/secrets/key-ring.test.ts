@@ -167,6 +167,17 @@ describe('the keys of secrets', () => {
     expect(reads()).toBe(MOST_SECRETS + 2)
   })
 
+  test('make no room for what cannot be read, however much of that is asked for', async () => {
+    const { ring, desk, reads } = setUp()
+    await ring.get(A)
+    desk.answer = gone
+    for (let n = 0; n < 2 * MOST_SECRETS; n++) await expect(ring.get(aws(`made up ${n}`))).rejects.toThrow()
+    desk.answer = () => material('1')
+    const before = reads()
+    await ring.get(A)
+    expect(reads()).toBe(before)
+  })
+
   test('are gone, timers and all, when the connector ends, and nothing comes after', async () => {
     const { ring, clock, desk } = setUp()
     await ring.get(A)

@@ -1,9 +1,12 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../src/observability/clock.ts'
 import { type KubernetesOptions, kubernetesStore } from '../../src/secrets/kubernetes.ts'
 import type { AnySecretStore } from '../../src/secrets/secret-store.ts'
 import { selfSigned } from './stores/certificates.ts'
 import { conforms } from './stores/conformance.ts'
+import { startConnectProxy } from './stores/connect-proxy.ts'
 import { httpFaults } from './stores/counterparts-http.ts'
 import { startHttpFaultProxy } from './stores/fault-proxy.ts'
 import { startKubernetesStub } from './stores/kubernetes-stub.ts'
@@ -11,7 +14,7 @@ import { startKubernetesStub } from './stores/kubernetes-stub.ts'
 const signal = new AbortController().signal
 const podAt = (url: string) => {
   const { hostname, port } = new URL(url)
-  return { KUBERNETES_SERVICE_HOST: hostname, KUBERNETES_SERVICE_PORT: port }
+  return { KUBERNETES_SERVICE_HOST: hostname, KUBERNETES_SERVICE_PORT: port || '443' }
 }
 const storeAt = (
   url: string,
@@ -93,6 +96,29 @@ test('a service account token that is renewed counts at the next read, and one t
     code: 'secret_access_denied',
     hint: expect.stringContaining('automountServiceAccountToken'),
   })
+})
+
+test('the authority of the cluster may be changed, and the next read knows it', async () => {
+  const { stub, read } = await start()
+  stub.put('apono', 'ssh', { base64_private_key: 'k' })
+  const file = path.join(stub.serviceAccount, 'ca.crt')
+  const right = readFileSync(file)
+  writeFileSync(file, (await selfSigned()).cert)
+  await expect(read('ssh')).rejects.toMatchObject({ code: 'secret_store_unreachable' })
+  writeFileSync(file, right)
+  expect((await read('ssh')).privateKey.reveal()).toBe('k')
+})
+
+test('the API may be behind a proxy, and is still believed by the authority of the cluster alone', async () => {
+  const stub = await startKubernetesStub({ names: ['api.test.invalid'] })
+  onTestFinished(() => stub.stop())
+  stub.put('apono', 'ssh', { base64_private_key: 'k' })
+  const proxy = await startConnectProxy({ 'api.test.invalid': Number(new URL(stub.url).port) })
+  onTestFinished(() => proxy.close())
+  const store = storeAt('https://api.test.invalid', stub.serviceAccount, { HTTPS_PROXY: proxy.url })
+  onTestFinished(async () => void (await store.close?.()))
+  expect((await store.read(reference('ssh') as never, { signal })).privateKey.reveal()).toBe('k')
+  expect(proxy.asked()).toEqual(['api.test.invalid:443'])
 })
 
 test('what is no base64, as of a server that is none, is no secret', async () => {

@@ -28,9 +28,14 @@ let certificate: Certificate
 let caFile: string
 beforeAll(async () => {
   certificate = await selfSigned({ names: [NAME] })
-  caFile = path.join(scratchDirectory(), 'ca.pem')
-  writeFileSync(caFile, certificate.cert)
+  caFile = fileOf(certificate.cert)
 })
+
+const fileOf = (text: string): string => {
+  const file = path.join(scratchDirectory(), 'ca.pem')
+  writeFileSync(file, text)
+  return file
+}
 
 const childFile = path.join(import.meta.dirname, 'stores', 'read-child.ts')
 const read = async (reference: SecretReference, environment: Env): Promise<unknown> => {
@@ -63,7 +68,7 @@ const ways: Record<string, () => Promise<Way>> = {
     onTestFinished(() => stub.stop())
     stub.put({ name: 'ssh', value: SECRET })
     const { endpoint, header } = stub.identity
-    const environment = { TEST_AZURE: '1', IDENTITY_ENDPOINT: endpoint, IDENTITY_HEADER: header, NO_PROXY: '127.0.0.1' }
+    const environment = { TEST_AZURE: '1', IDENTITY_ENDPOINT: endpoint, IDENTITY_HEADER: header }
     return {
       port: portOf(stub.vaultUrl),
       reference: { type: 'azure', vaultUrl: `https://${NAME}`, name: 'ssh' },
@@ -79,7 +84,7 @@ const ways: Record<string, () => Promise<Way>> = {
     const { privateKey } = await keyPair()
     const account = { type: 'service_account', client_email: 'c@p.iam', private_key: privateKey, token_uri: tokens.url }
     writeFileSync(credentials, JSON.stringify(account))
-    const environment = { TEST_GCP_ENDPOINT: NAME, GOOGLE_APPLICATION_CREDENTIALS: credentials, NO_PROXY: '127.0.0.1' }
+    const environment = { TEST_GCP_ENDPOINT: NAME, GOOGLE_APPLICATION_CREDENTIALS: credentials }
     return { port: stub.port, reference: { type: 'gcp', project: 'p', secretId: 'ssh' }, environment }
   },
   hashicorp_vault: async () => {
@@ -116,7 +121,8 @@ describe.each(Object.keys(ways))('%s', (name) => {
     expect(await read(reference, { ...environment, NODE_EXTRA_CA_CERTS: caFile })).toEqual({
       key: createHash('sha256').update('k').digest('hex'),
     })
-    expect(proxy.asked()).toContain(`${NAME}:443`)
+    // And nobody else: least of all who gives out identities.
+    expect(new Set(proxy.asked())).toEqual(new Set([`${NAME}:443`]))
   })
 
   test('is not believed without that authority, and the reason is told', async () => {
@@ -129,7 +135,7 @@ describe.each(Object.keys(ways))('%s', (name) => {
 
   test('is not looked for in the proxy where NO_PROXY names it', async () => {
     const { reference, environment, proxy } = await start()
-    const without = { ...environment, NO_PROXY: `127.0.0.1,${NAME}`, NODE_EXTRA_CA_CERTS: caFile }
+    const without = { ...environment, NO_PROXY: NAME, NODE_EXTRA_CA_CERTS: caFile }
     expect(await read(reference, without)).toMatchObject({ code: 'secret_store_unreachable' })
     expect(proxy.asked()).toEqual([])
   })
@@ -153,6 +159,28 @@ test('a pod reads its secrets by the authority that is mounted into it', async (
   expect(await read({ type: 'kubernetes', namespace: 'apono', name: 'ssh' }, environment)).toMatchObject({
     code: 'secret_access_denied',
     hint: expect.stringContaining('automountServiceAccountToken'),
+  })
+})
+
+test.each([403, 404])('Google that gives out no token (%i) refuses, and is not down', async (status) => {
+  const server = http.createServer(({ url = '' }, response) => {
+    const isToken = url.includes('/token')
+    response.writeHead(isToken ? status : 200, { 'metadata-flavor': 'Google' }).end('x')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const own = await selfSigned({ names: ['localhost'] })
+  const stub = await startGoogleStub({ certificate: own })
+  onTestFinished(() => void [server.close(), stub.stop()])
+  const environment = {
+    TEST_GCP_ENDPOINT: 'localhost',
+    TEST_GCP_TLS_PORT: String(stub.port),
+    GCE_METADATA_HOST: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    METADATA_SERVER_DETECTION: 'assume-present',
+    NODE_EXTRA_CA_CERTS: fileOf(own.cert),
+  }
+  expect(await read({ type: 'gcp', project: 'p', secretId: 'ssh' }, environment)).toMatchObject({
+    code: 'secret_access_denied',
+    message: expect.stringContaining('no token'),
   })
 })
 

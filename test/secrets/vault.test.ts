@@ -143,6 +143,45 @@ describe('logging in to Vault', () => {
     expect(stub.logins()).toBe(2)
   })
 
+  test('that hangs holds up nobody who comes later', async () => {
+    const stub = await start()
+    stub.admit('approle', () => true)
+    const proxy = await startHttpFaultProxy(stub.url, { certificate: stub.certificate, ca: stub.certificate.cert })
+    onTestFinished(() => proxy.close())
+    proxy.plan({ hang: true })
+    const { stores, read } = readerOf({ ...stub, url: proxy.url }, { ...APPROLE, APONO_VAULT_SECRET_ID: 's' })
+    const callOff = new AbortController()
+    const first = stores.read(reference('kv2', 'ssh'), { signal: callOff.signal })
+    await expect.poll(() => proxy.requests().length).toBe(1)
+    callOff.abort()
+    await expect(first).rejects.toMatchObject({ code: 'cancelled' })
+    const began = performance.now()
+    await read()
+    expect(performance.now() - began).toBeLessThan(1500)
+  })
+
+  test.each([412, 472, 473, 503])('refused by a Vault that only stands by (%i) is no refusal', async (status) => {
+    const stub = await start()
+    const proxy = await startHttpFaultProxy(stub.url, { certificate: stub.certificate, ca: stub.certificate.cert })
+    onTestFinished(() => proxy.close())
+    proxy.always({ status, body: '{}' })
+    const { read } = readerOf({ ...stub, url: proxy.url }, { ...APPROLE, APONO_VAULT_SECRET_ID: 's' })
+    await expect(read()).rejects.toMatchObject({ code: 'secret_store_unreachable' })
+  })
+
+  test('goes past the proxy where Vault is on this machine', async () => {
+    const stub = await start()
+    const plain = await startHttpFaultProxy(stub.url, { ca: stub.certificate.cert })
+    const proxy = await startHttpFaultProxy('http://127.0.0.1:1')
+    onTestFinished(async () => void (await Promise.all([plain.close(), proxy.close()])))
+    const config = configOf({ VAULT_ADDR: plain.url, VAULT_TOKEN: stub.rootToken })
+    const environment = { HTTP_PROXY: proxy.url, HTTPS_PROXY: proxy.url, NO_PROXY: 'elsewhere' }
+    const store = vaultStore({ config, environment, clock: systemClock, random: randomBytes })
+    onTestFinished(async () => void (await store.close?.()))
+    await store.read(reference('kv2', 'ssh'), { signal: new AbortController().signal })
+    expect(proxy.requests()).toEqual([])
+  })
+
   test('anew before its token ends', async () => {
     const stub = await start()
     stub.admit('approle', () => true, 100)
@@ -235,13 +274,24 @@ test('what a policy does not allow is no reason to ask again', async () => {
 })
 
 describe('engines of Vault', () => {
-  test.each(['kv1', 'kv2'] as const)('%s is read also where nobody tells which version it is', async (engine) => {
+  test('are asked as version 2, and as nothing else, where nobody tells which version they are', async () => {
     const stub = await start()
     stub.hideMounts()
-    stub.put(engine, 'hidden', { base64_private_key: engine })
+    for (const engine of ['kv1', 'kv2'] as const) stub.put(engine, 'hidden', { base64_private_key: engine })
     const { read } = readerOf(stub, { VAULT_TOKEN: stub.rootToken })
-    expect((await read(reference(engine, 'hidden'))).privateKey.reveal()).toBe(engine)
-    await expect(read(reference(engine, 'none'))).rejects.toMatchObject({ code: 'secret_not_found' })
+    expect((await read(reference('kv2', 'hidden'))).privateKey.reveal()).toBe('kv2')
+    await expect(read(reference('kv1', 'hidden'))).rejects.toMatchObject({ code: 'secret_not_found' })
+    expect(stub.asked()).not.toContain('/v1/kv1/hidden')
+  })
+
+  test('of another kind are not read: reading from some of them does something', async () => {
+    const stub = await start()
+    const { read } = readerOf(stub, { VAULT_TOKEN: stub.rootToken })
+    await expect(read(reference('aws', 'creds/admin'))).rejects.toMatchObject({
+      code: 'secret_access_denied',
+      message: 'the engine aws is of the type aws, and only kv is read',
+    })
+    expect(stub.asked()).toEqual(['/v1/sys/internal/ui/mounts/aws'])
   })
 
   test('are those of the namespace', async () => {

@@ -6,7 +6,7 @@ import { hostKeyRules } from '../../src/ssh/host-keys.ts'
 import { createLoss } from '../../src/ssh/loss.ts'
 import { createPool, type Pool, type PoolLimits, type UseOptions } from '../../src/ssh/pool.ts'
 import { createRamp } from '../../src/ssh/ramp.ts'
-import { createRefusedKeys, END_TRIES_AFTER_MS } from '../../src/ssh/refused-keys.ts'
+import { createRefusedKeys, TRIES_AFTER_MS } from '../../src/ssh/refused-keys.ts'
 import type { Hop, Route } from '../../src/ssh/route.ts'
 import type { connectSsh, SshSession } from '../../src/ssh/session.ts'
 import { createTakenKeys } from '../../src/ssh/taken-keys.ts'
@@ -533,7 +533,7 @@ describe('a key that a server refused, and perhaps takes by now,', () => {
     expect(await offered({})).toBe(false)
     expect(await offered({ urgent: true })).toBe(false)
     expect(await offered({ offerAgain: true })).toBe(true)
-    await clock.advance(END_TRIES_AFTER_MS)
+    await clock.advance(TRIES_AFTER_MS)
     expect(await offered({})).toBe(false)
     expect(await offered({ urgent: true })).toBe(true)
     expect(await offered({ urgent: true })).toBe(false)
@@ -644,7 +644,7 @@ describe('a secret with two keys', () => {
     expect(offered).toEqual([['current'], ['next']])
     expect(await codeOf(run(pool, to('a', both)))).toBe('ssh_auth_failed')
     // The end of access tries by itself, after a while.
-    await clock.advance(END_TRIES_AFTER_MS)
+    await clock.advance(TRIES_AFTER_MS)
     const end = codeOf(run(pool, to('a', both), 'true', { urgent: true }))
     await clock.advance(20_000)
     expect(await end).toBe('ssh_auth_failed')

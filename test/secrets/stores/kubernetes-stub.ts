@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { scratchDirectory } from '../../hosts/scratch.ts'
-import { type Certificate, selfSigned } from './certificates.ts'
+import { type Certificate, type CertificateOptions, selfSigned } from './certificates.ts'
 import { startJsonServer } from './json-server.ts'
 
 // OURS, not a kube-apiserver (docs/testing.md says why): GET of one secret as the API reference has it, the authorizer's
@@ -33,8 +33,8 @@ const status = (code: number, reason: string) => ({
   body: { kind: 'Status', apiVersion: 'v1', status: 'Failure', reason, code },
 })
 
-export const startKubernetesStub = async (): Promise<KubernetesStub> => {
-  const certificate = await selfSigned()
+export const startKubernetesStub = async (options: CertificateOptions = {}): Promise<KubernetesStub> => {
+  const certificate = await selfSigned(options)
   const serviceAccount = path.join(scratchDirectory(), 'serviceaccount')
   mkdirSync(serviceAccount)
   writeFileSync(path.join(serviceAccount, 'ca.crt'), certificate.cert)

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { writeHeapSnapshot } from 'node:v8'
 import { OAuth2Client } from 'google-auth-library'
 import { readLocalConfig } from '../../../src/connector/config.ts'
-import { storesOf } from '../../../src/connector/secret-stores.ts'
+import { openStores } from '../../../src/connector/secret-stores.ts'
 import type { JobError } from '../../../src/host/errors.ts'
 import { systemClock } from '../../../src/observability/clock.ts'
 import type { SecretReference } from '../../../src/protocol/integration.ts'
@@ -28,23 +28,31 @@ const withToken = () => {
 
 const emulated = (): SecretStores | null => {
   const options = { clock: systemClock, cloud: reference.type as CloudProvider, deadlineMs: 5000 }
-  const { TEST_GCP_ENDPOINT: endpoint, TEST_GCP_PORT: port, TEST_AZURE: azure } = environment
+  const {
+    TEST_GCP_ENDPOINT: endpoint,
+    TEST_GCP_PORT: port,
+    TEST_GCP_TLS_PORT: ownPort,
+    TEST_AZURE: azure,
+  } = environment
   if (azure) return secretStores([azureStore({ environment, clock: systemClock, checkChallenge: false })], options)
   if (!endpoint) return null
-  const client = { apiEndpoint: endpoint, port: Number(port ?? 443), ...(port ? { authClient: withToken() } : {}) }
-  return secretStores([gcpStore({ environment, clock: systemClock, client })], options)
+  const client = {
+    apiEndpoint: endpoint,
+    port: Number(port ?? ownPort ?? 443),
+    ...(port ? { authClient: withToken() } : {}),
+  }
+  return secretStores([gcpStore({ environment, clock: systemClock, random: randomBytes, client })], options)
 }
 
-const configured = (): SecretStores => {
+const configured = (): Promise<SecretStores> => {
   const { config, problems } = readLocalConfig(environment)
   if (problems.length > 0) throw new Error(problems.join('\n'))
-  const cloud = config.cloudProvider === 'detect' ? 'none' : config.cloudProvider
-  return storesOf(config, cloud, { clock: systemClock, random: randomBytes, environment })
+  return openStores(config, { clock: systemClock, random: randomBytes, environment })
 }
 
 const say = (value: object): void => void process.stdout.write(`${JSON.stringify(value)}\n`)
 
-const stores = emulated() ?? configured()
+const stores = emulated() ?? (await configured())
 try {
   const material = await stores.read(reference)
   say({ key: createHash('sha256').update(material.privateKey.reveal()).digest('hex') })

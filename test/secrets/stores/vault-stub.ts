@@ -23,6 +23,8 @@ export type VaultStub = {
   /** No token is good any more that a login gave. */
   expireTokens(): void
   logins(): number
+  /** Paths of what was asked for with a token. */
+  asked(): readonly string[]
   /** Tokens that logins gave and that are still good. */
   tokens(): number
   stop(): Promise<void>
@@ -43,6 +45,7 @@ export const startVaultStub = async (options: { certificate?: Certificate } = {}
   const forbidden = new Set<string>()
   const methods = new Map<string, { isRight: (body: Record<string, string>) => boolean; leaseSeconds: number }>()
   let hidden = false
+  const asked: string[] = []
   let logins = 0
 
   const logIn = (mount: string, body: Record<string, string>): JsonAnswer => {
@@ -72,9 +75,11 @@ export const startVaultStub = async (options: { certificate?: Certificate } = {}
     if (mount !== undefined) return logIn(mount, (body ?? {}) as Record<string, string>)
     const token = String(request.headers['x-vault-token'] ?? '')
     if (token !== rootToken && !tokens.has(token)) return errors(403)
+    asked.push(path)
     if (path === '/v1/auth/token/lookup-self') return { status: 200, body: { data: {} } }
     if (path === '/v1/auth/token/revoke-self') return { status: tokens.delete(token) ? 204 : 400 }
-    const [, shown] = /^\/v1\/sys\/internal\/ui\/mounts\/(kv[12])$/.exec(path) ?? []
+    const [, shown] = /^\/v1\/sys\/internal\/ui\/mounts\/(kv[12]|aws)$/.exec(path) ?? []
+    if (shown === 'aws') return { status: 200, body: { data: { type: 'aws', options: null } } }
     if (shown !== undefined) {
       if (hidden) return errors(403)
       return { status: 200, body: { data: { type: 'kv', options: shown === 'kv2' ? { version: '2' } : null } } }
@@ -101,6 +106,7 @@ export const startVaultStub = async (options: { certificate?: Certificate } = {}
     admit: (mount, isRight, leaseSeconds = 3600) => void methods.set(mount, { isRight, leaseSeconds }),
     expireTokens: () => tokens.clear(),
     logins: () => logins,
+    asked: () => asked,
     tokens: () => tokens.size,
     stop: server.close,
   }
