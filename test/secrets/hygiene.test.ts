@@ -16,7 +16,7 @@ import { startAzureStub } from './stores/azure-stub.ts'
 import { selfSigned } from './stores/certificates.ts'
 import { startGoogleStub } from './stores/google-stub.ts'
 import { type Moto, putSecret, REGION, startMoto } from './stores/moto.ts'
-import { startVaultStub } from './stores/vault-stub.ts'
+import { startVaultStub, type VaultStub } from './stores/vault-stub.ts'
 
 // Keys and passphrases that are marked (nobody else has them) go every way that a secret can go, the ways of failure above
 // all; then their marks are looked for in what came out of the connector, and in the strings of its heap. The heap is
@@ -37,6 +37,20 @@ const markedWord = (): string => {
   return word
 }
 
+/** Of an identity: what the environment gave, which stays there for as long as the process. */
+const identityMarks: string[] = []
+const markedIdentity = (): string => {
+  const word = randomBytes(24).toString('base64url')
+  identityMarks.push(word)
+  return word
+}
+
+const caFileOf = (cert: string): string => {
+  const file = path.join(scratchDirectory(), 'ca.pem')
+  writeFileSync(file, cert)
+  return file
+}
+
 const found = (text: string): string[] => marks.filter((one) => text.includes(one))
 
 const childOptions = ['--expose-gc', '--disable-warning=ExperimentalWarning']
@@ -47,6 +61,7 @@ describe('a connector that fails in every way that concerns its key', () => {
   let stranger: TestHost
   let controlPlane: FakeControlPlane
   let moto: Moto
+  let vault: VaultStub
   let directory: string
   let child: ChildProcess
   let output = ''
@@ -76,6 +91,9 @@ describe('a connector that fails in every way that concerns its key', () => {
     host = await startHost()
     stranger = await startHost()
     moto = await startMoto()
+    vault = await startVaultStub()
+    const secretId = markedIdentity()
+    vault.admit('approle', ({ secret_id }) => secret_id === secretId)
     controlPlane = await startFakeControlPlane()
     directory = scratchDirectory()
     snapshots.running = path.join(scratchDirectory(), 'running.heapsnapshot')
@@ -90,7 +108,12 @@ describe('a connector that fails in every way that concerns its key', () => {
       APONO_SECRET_DIR: directory,
       AWS_ENDPOINT_URL_SECRETS_MANAGER: moto.endpoint,
       AWS_ACCESS_KEY_ID: 'a',
-      AWS_SECRET_ACCESS_KEY: 'b',
+      AWS_SECRET_ACCESS_KEY: markedIdentity(),
+      VAULT_ADDR: vault.url,
+      APONO_VAULT_AUTH: 'approle',
+      APONO_VAULT_ROLE_ID: 'role',
+      APONO_VAULT_SECRET_ID: secretId,
+      NODE_EXTRA_CA_CERTS: caFileOf(vault.certificate.cert),
     }
     child = spawn(process.execPath, [...childOptions, fileOf('hygiene-child.ts'), snapshots.running, snapshots.after], {
       env,
@@ -103,7 +126,7 @@ describe('a connector that fails in every way that concerns its key', () => {
   }, 120_000)
   afterAll(async () => {
     if (child?.exitCode === null) child.kill('SIGKILL')
-    await Promise.all([host?.stop(), stranger?.stop(), moto?.stop(), controlPlane?.close()])
+    await Promise.all([host?.stop(), stranger?.stop(), moto?.stop(), vault?.stop(), controlPlane?.close()])
   })
 
   const encrypted = async (): Promise<{ pem: string; passphrase: string }> => {
@@ -140,6 +163,21 @@ describe('a connector that fails in every way that concerns its key', () => {
       expect(await outcomeOf(write(`bad-${index}`, text)), text).toBe('secret_malformed')
       expect(await outcomeOf(await inAws(`bad-${index}`, text)), text).toBe('secret_malformed')
     }
+    const inVault = (name: string, data: object): SecretReference => {
+      vault.put('kv2', name, data)
+      return { type: 'hashicorp_vault', secretEngine: 'kv2', path: name }
+    }
+    expect(await outcomeOf(inVault('good', { base64_private_key: good }))).toBe('succeeded')
+    expect(await outcomeOf(inVault('bad', { private_key: base64(other), base64_private_key: 7 }))).toBe(
+      'secret_malformed',
+    )
+    vault.forbid('denied')
+    expect(await outcomeOf(inVault('denied', { base64_private_key: good }))).toBe('secret_access_denied')
+    expect(await outcomeOf({ type: 'hashicorp_vault', secretEngine: 'aws', path: 'creds' })).toBe(
+      'secret_access_denied',
+    )
+    marks.push(...vault.tokenNames())
+    expect(vault.tokenNames().length).toBe(1)
 
     expect(await outcomeOf(write('refused', JSON.stringify({ base64_private_key: locked, passphrase })))).toBe(
       'ssh_auth_failed',
@@ -157,6 +195,7 @@ describe('a connector that fails in every way that concerns its key', () => {
     )
     expect(marks.length).toBeGreaterThan(15)
     expect(found(JSON.stringify(controlPlane.seen))).toEqual([])
+    expect(identityMarks.filter((one) => JSON.stringify(controlPlane.seen).includes(one))).toEqual([])
   })
 
   test('holds, while it runs, no passphrase and nothing that it could not open', async () => {
@@ -164,7 +203,8 @@ describe('a connector that fails in every way that concerns its key', () => {
     await expect.poll(() => output, { timeout: 30_000 }).toContain(snapshots.running)
     // Keys that are in use are the connector's to hold, as ssh2 keeps them; nothing else.
     const used = new Set(found(await heapOf(snapshots.running)))
-    const held = marks.filter((one) => used.has(one))
+    const tokens = vault.tokenNames()
+    const held = marks.filter((one) => used.has(one) && !tokens.includes(one))
     expect(held.filter((one) => !Buffer.from(host.connectorKey).toString().replaceAll('\n', '').includes(one))).toEqual(
       [],
     )
@@ -176,7 +216,9 @@ describe('a connector that fails in every way that concerns its key', () => {
     expect(await ended, output).toBe(0)
     expect(output).toContain('"event":"stopped"')
     expect(found(output)).toEqual([])
+    expect(identityMarks.filter((one) => output.includes(one))).toEqual([])
     expect(found(await heapOf(snapshots.after))).toEqual([])
+    expect(vault.tokens()).toBe(0)
   })
 })
 
@@ -221,7 +263,7 @@ describe('a store that was read and closed', () => {
       const environment = { TEST_AZURE: '1', IDENTITY_ENDPOINT: endpoint, IDENTITY_HEADER: header }
       return {
         reference: { type: 'azure', vaultUrl: stub.vaultUrl, name: 'x' },
-        environment: { ...environment, NODE_EXTRA_CA_CERTS: caFile(stub.certificate.cert) },
+        environment: { ...environment, NODE_EXTRA_CA_CERTS: caFileOf(stub.certificate.cert) },
       }
     },
     gcp: async () => {
@@ -232,7 +274,7 @@ describe('a store that was read and closed', () => {
       const environment = {
         TEST_GCP_ENDPOINT: 'localhost',
         TEST_GCP_PORT: String(stub.port),
-        NODE_EXTRA_CA_CERTS: caFile(certificate.cert),
+        NODE_EXTRA_CA_CERTS: caFileOf(certificate.cert),
       }
       return { reference: { type: 'gcp', project: 'p', secretId: 'x' }, environment }
     },
@@ -243,16 +285,10 @@ describe('a store that was read and closed', () => {
       const environment = {
         VAULT_ADDR: stub.url,
         VAULT_TOKEN: stub.rootToken,
-        NODE_EXTRA_CA_CERTS: caFile(stub.certificate.cert),
+        NODE_EXTRA_CA_CERTS: caFileOf(stub.certificate.cert),
       }
       return { reference: { type: 'hashicorp_vault', secretEngine: 'kv2', path: 'x' }, environment }
     },
-  }
-
-  const caFile = (cert: string): string => {
-    const file = path.join(scratchDirectory(), 'ca.pem')
-    writeFileSync(file, cert)
-    return file
   }
 
   test.each(Object.keys(stores))('%s leaves nothing in the heap', async (name) => {

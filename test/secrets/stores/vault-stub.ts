@@ -27,6 +27,8 @@ export type VaultStub = {
   asked(): readonly string[]
   /** Tokens that logins gave and that are still good. */
   tokens(): number
+  /** The same, themselves. */
+  tokenNames(): readonly string[]
   stop(): Promise<void>
 }
 
@@ -108,6 +110,7 @@ export const startVaultStub = async (options: { certificate?: Certificate } = {}
     logins: () => logins,
     asked: () => asked,
     tokens: () => tokens.size,
+    tokenNames: () => [...tokens],
     stop: server.close,
   }
 }
