@@ -1,4 +1,4 @@
-import { Agent, request } from 'undici'
+import { request } from 'undici'
 import type { z } from 'zod'
 import {
   ClaimEnvelope,
@@ -12,7 +12,9 @@ import {
   type ReportRequest,
   ReportResponse,
 } from '../protocol/calls.ts'
+import type { Environment } from '../secrets/network.ts'
 import type { TokenSource } from './token.ts'
+import { type ClientCertificate, createWay } from './way.ts'
 
 /** Why a call did not do what it was for. `unreachable` covers everything that can pass by itself. */
 export type ApiErrorKind = 'unreachable' | 'rejected' | 'upgrade_required' | 'unknown_instance' | 'bad_request'
@@ -58,6 +60,9 @@ export interface ApiClient {
 export interface ApiClientOptions {
   readonly url: string
   readonly token: TokenSource
+  /** Where the proxy is named. */
+  readonly environment: Environment
+  readonly clientCertificate: ClientCertificate | null
   /** For everything but the wait of a long poll, which is added to it. Milliseconds, 10,000. */
   readonly timeoutMs?: number
 }
@@ -150,14 +155,15 @@ const parseClaimed = (reply: Reply): Claimed => {
  */
 export const createApiClient = (options: ApiClientOptions): ApiClient => {
   const timeoutMs = options.timeoutMs ?? 10_000
-  const dispatcher = new Agent({ connect: { timeout: timeoutMs }, keepAliveTimeout: 30_000 })
+  const { environment, clientCertificate } = options
+  const way = createWay({ environment, clientCertificate, connectMs: timeoutMs })
 
   const send = async (path: string, body: unknown, signal: AbortSignal, waitMs: number): Promise<Reply> => {
     const token = await options.token.current()
     const limit = waitMs + timeoutMs
     const response = await request(`${options.url}/connector/v1/${path}`, {
       method: 'POST',
-      dispatcher,
+      dispatcher: way.dispatcher(),
       headers: { authorization: `Bearer ${token.reveal()}`, 'content-type': 'application/json' },
       body: JSON.stringify(body),
       headersTimeout: limit,
@@ -175,6 +181,7 @@ export const createApiClient = (options: ApiClientOptions): ApiClient => {
       if (reply.status !== 401 || !(await options.token.refresh())) return reply
       return await send(path, body, signal, waitMs)
     } catch (error) {
+      way.failed()
       throw networkError(error)
     }
   }
@@ -191,6 +198,6 @@ export const createApiClient = (options: ApiClientOptions): ApiClient => {
       const reply = await post('deregister', body, signal)
       if (reply.status !== 204) throw failureOf(reply)
     },
-    close: () => dispatcher.destroy(),
+    close: way.close,
   }
 }

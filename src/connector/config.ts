@@ -9,6 +9,7 @@
  */
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
+import { createSecureContext } from 'node:tls'
 import { z } from 'zod'
 import { LOG_LEVELS, type LogLevel } from '../observability/log.ts'
 import { ConnectorId } from '../protocol/calls.ts'
@@ -19,6 +20,7 @@ import { readVaultConfig, type VaultConfig } from '../secrets/vault-config.ts'
 import { isLoopbackName } from './addresses.ts'
 import { guardFileProblems } from './guard-file-read.ts'
 import { knownHostsProblems } from './known-hosts-file.ts'
+import type { ClientCertificate } from './way.ts'
 
 /** Where the connector's own token comes from. A file is read again when the control plane answers 401. */
 export type TokenConfig =
@@ -30,6 +32,8 @@ export interface Config {
   readonly url: string
   /** `APONO_TOKEN` or `APONO_TOKEN_FILE`. */
   readonly token: TokenConfig
+  /** `APONO_CLIENT_CERT_FILE` and `APONO_CLIENT_KEY_FILE`; null: none is shown. */
+  readonly clientCertificate: ClientCertificate | null
   /** `APONO_CONNECTOR_ID`. */
   readonly connectorId: string
   /** The only directory that secrets of type `file` are read from. `APONO_SECRET_DIR`. */
@@ -152,6 +156,22 @@ const readToken = (reader: Reader): TokenConfig => {
   if (value === undefined) reader.problem('APONO_TOKEN or APONO_TOKEN_FILE: required')
   else if (!TOKEN.test(value)) reader.problem('APONO_TOKEN: must be printable ASCII without spaces')
   return { kind: 'value', token: secretOf(value ?? '') }
+}
+
+const readClientCertificate = (reader: Reader): ClientCertificate | null => {
+  const [certFile, keyFile] = [reader.get('APONO_CLIENT_CERT_FILE'), reader.get('APONO_CLIENT_KEY_FILE')]
+  if (certFile === undefined && keyFile === undefined) return null
+  if (certFile === undefined || keyFile === undefined) {
+    reader.problem('APONO_CLIENT_CERT_FILE, APONO_CLIENT_KEY_FILE: set both, or neither')
+    return null
+  }
+  try {
+    createSecureContext({ cert: readFileSync(certFile), key: readFileSync(keyFile) })
+  } catch (error) {
+    const why = (error as NodeJS.ErrnoException).code ?? 'unknown'
+    reader.problem(`APONO_CLIENT_CERT_FILE, APONO_CLIENT_KEY_FILE: no certificate with its key (${why})`)
+  }
+  return { certFile, keyFile }
 }
 
 const readInteger = (reader: Reader, name: string, fallback: number, min: number, max: number): number => {
@@ -288,6 +308,7 @@ export const readConfig = (environment: Environment): ConfigResult => {
   const config: Config = {
     url: readUrl(reader),
     token: readToken(reader),
+    clientCertificate: readClientCertificate(reader),
     connectorId: readConnectorId(reader),
     ...readSecretConfig(environment, reader),
     knownHostsFile: readKnownHostsFile(reader),

@@ -93,7 +93,9 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const stores = await openStores(config, deps)
 
   // What the loops share.
-  const api = createApiClient({ url: config.url, token: createTokenSource(config.token) })
+  const { url, clientCertificate } = config
+  const token = createTokenSource(config.token)
+  const api = createApiClient({ url, token, clientCertificate, environment: deps.environment })
   const outage = createOutage(clock, log)
   const renewNews = createWakeup(clock)
   const registration = createRegistration({
