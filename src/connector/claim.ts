@@ -6,6 +6,7 @@ import { type ApiClient, ApiError, type Claimed } from './api-client.ts'
 import { type CallDeps, createCaller } from './keep-trying.ts'
 import type { Lease, Leases } from './leases.ts'
 import type { Registered } from './register.ts'
+import type { Skew } from './skew.ts'
 import type { Slots } from './slots.ts'
 
 export interface ClaimDeps extends CallDeps {
@@ -15,6 +16,7 @@ export interface ClaimDeps extends CallDeps {
   readonly slots: Slots
   readonly instanceId: string
   readonly health: Health
+  readonly skew: Skew
   /** Takes a job that has a lease and a slot; never rejects. */
   readonly start: (raw: unknown, head: JobHead, lease: Lease) => void
 }
@@ -65,7 +67,8 @@ const claimOnce = async (
   const body = { instanceId: deps.instanceId, freeSlots, waitMs, inFlight: deps.leases.refs() }
   const claimed = await deps.api.claim(body, signal)
   // It waited there, not on the way: the answer is as old as now.
-  if (claimed !== null) deps.registration.observe(claimed.serverTime, deps.clock.monotonic())
+  if (claimed !== null) deps.skew.observe(claimed.serverTime, deps.clock.monotonic())
+  deps.health.claimed()
   const started = claimed === null ? 0 : startAll(claimed, registered, sentAt, deps)
   const tookMs = deps.clock.monotonic() - sentAt
   const leastMs = Math.max(LEAST_PAUSE_MS, Math.min(SHORTEST_POLL_MS, waitMs))

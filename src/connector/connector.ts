@@ -23,6 +23,7 @@ import { renewLoop } from './renew.ts'
 import { createOutbox } from './report.ts'
 import { type OpenedStores, openStores } from './secret-stores.ts'
 import { shutDown } from './shutdown.ts'
+import { createSkew } from './skew.ts'
 import { createSlots } from './slots.ts'
 import { createTokenSource } from './token.ts'
 import { createWakeup } from './wakeup.ts'
@@ -97,21 +98,24 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const token = createTokenSource(config.token)
   const api = createApiClient({ url, token, clientCertificate, environment: deps.environment })
   const outage = createOutage(clock, log)
+  const skew = createSkew(clock, log)
   const renewNews = createWakeup(clock)
   const registration = createRegistration({
     api,
     clock,
     log,
     outage,
+    skew,
     request: registerRequest(config, deps, instanceId, stores),
     onRegistered: renewNews.wake,
   })
   const knobs = () => registration.current()?.knobs ?? DEFAULT_KNOBS
-  const calls = { api, clock, outage, registration, instanceId, random: fraction(deps.random) }
+  const calls = { api, clock, outage, registration, skew, instanceId, random: fraction(deps.random) }
   const leases = createLeases(clock)
   const slots = createSlots(config.slots, clock)
   const outbox = createOutbox({ ...calls, log, onConfirmed: leases.remove })
-  const health = createHealth(clock, () => Math.max(120_000, 2 * (knobs().claimWaitMs + 10_000)))
+  const staleAfterMs = () => Math.max(120_000, 2 * (knobs().claimWaitMs + 10_000))
+  const health = createHealth({ clock, staleAfterMs, isClockSane: skew.isSane })
 
   // What does the work.
   const released = new Set<string>()
@@ -136,7 +140,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     hostKeys: hostKeySource(config.knownHostsFile, clock, log),
     hostProgram: deps.hostProgram,
     deadlines: config.deadlines,
-    now: registration.now,
+    skew,
     controlPlaneId: () => registration.current()?.controlPlaneId ?? '',
   }
   const start = startWork({

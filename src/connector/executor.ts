@@ -1,11 +1,12 @@
 import { type MintedCertificate, mintCertificate } from '../certificates/mint.ts'
 import { JobError } from '../host/errors.ts'
+import { problem } from '../host/facts.ts'
 import type { HostProgram, RunContext } from '../host/host-program.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
 import type { SecretReference, Server } from '../protocol/integration.ts'
 import type { EnsureJob, Job, JobHead } from '../protocol/job.ts'
-import { JobFailure, JobResult, type PresentResult } from '../protocol/results.ts'
+import { JobFailure, JobResult, type PresentResult, type Problem } from '../protocol/results.ts'
 import type { KeyRing, SecretKeys } from '../secrets/key-ring.ts'
 import { type HostKeyRules, keysToReport } from '../ssh/host-keys.ts'
 import type { Pool } from '../ssh/pool.ts'
@@ -17,6 +18,7 @@ import type { HostKeySource } from './known-hosts-file.ts'
 import type { Lease } from './leases.ts'
 import { keysTaken } from './login-keys.ts'
 import { readJob } from './read-job.ts'
+import type { Skew } from './skew.ts'
 
 /**
  * One job from its JSON to its outcome, in one direction: read, guard, secret, key, certificate, connection, program
@@ -41,8 +43,7 @@ export interface ExecutorDeps {
   readonly hostKeys: HostKeySource
   readonly hostProgram: HostProgram
   readonly deadlines: Deadlines
-  /** Milliseconds since 1970, corrected by the skew to the control plane. */
-  readonly now: () => number
+  readonly skew: Pick<Skew, 'ms' | 'now' | 'isSane'>
   readonly controlPlaneId: () => string
 }
 
@@ -65,7 +66,7 @@ const mint = ({ job, deps }: Run): MintedCertificate | null => {
     publicKey,
     notBefore: Date.parse(notBefore),
     notAfter: Date.parse(notAfter),
-    now: deps.now(),
+    now: deps.skew.now(),
   })
 }
 
@@ -101,7 +102,7 @@ const wholeSecond = (time: string): string => new Date(Math.floor(Date.parse(tim
 
 const contextOf = ({ deps, lease }: Run): RunContext => ({
   controlPlaneId: deps.controlPlaneId(),
-  now: deps.now(),
+  now: deps.skew.now(),
   timeoutMs: deps.deadlines.execMs,
   signal: lease.signal,
   random: deps.random,
@@ -122,10 +123,17 @@ const ensurePresent = async (run: Run, job: EnsureJob, { link, route, minted }: 
   }
 }
 
+const secondsApart = ({ deps }: Run): string => `${Math.round(deps.skew.ms() / 1000)} s`
+
+/** The status of the integration says then why nothing is granted. */
+const clockProblem = (run: Run): Problem[] =>
+  run.deps.skew.isSane() ? [] : [problem('error', 'connector_clock_skew', secondsApart(run), {})]
+
 const inspect = async (run: Run, { link, route }: Connected): Promise<JobResult> => {
   const seen = await run.deps.hostProgram.inspect(link, contextOf(run))
   const { problems, ...taken } = keysTaken(route, run.logins)
-  return { ...seen, ...keysOf(run, route, link), ...taken, problems: [...problems, ...seen.problems].slice(0, 1000) }
+  const all = [...clockProblem(run), ...problems, ...seen.problems]
+  return { ...seen, ...keysOf(run, route, link), ...taken, problems: all.slice(0, 1000) }
 }
 
 const runOn = async (run: Run, connected: Connected): Promise<JobResult> => {
@@ -223,7 +231,15 @@ const connectUpToTwice = async (run: Run, route: Route, minted: MintedCertificat
 
 const isKeyRefused = (error: unknown): boolean => error instanceof JobError && error.code === 'ssh_auth_failed'
 
+/** With clocks that far apart, a certificate would begin or end at the wrong time. Ends go on: they ask no clock. */
+const checkClock = (run: Run): void => {
+  const { job, deps } = run
+  if (deps.skew.isSane() || job.kind !== 'ensure' || job.grant.state === 'absent') return
+  throw new JobError('connector_clock_skew', `the control plane's clock is ${secondsApart(run)} from the connector's`)
+}
+
 const perform = async (run: Run): Promise<JobResult> => {
+  checkClock(run)
   const addresses = await run.deps.guard.admit(run.job, run.lease.signal)
   run.lease.checkpoint()
   // Before any secret is read: this may fail.

@@ -3,9 +3,11 @@ import type { JobRef } from '../protocol/job.ts'
 import type { ApiClient } from './api-client.ts'
 import { type CallDeps, createCaller } from './keep-trying.ts'
 import type { Leases } from './leases.ts'
+import type { Skew } from './skew.ts'
 import type { Wakeup } from './wakeup.ts'
 
 export interface RenewDeps extends CallDeps {
+  readonly skew: Skew
   readonly api: ApiClient
   readonly leases: Leases
   readonly instanceId: string
@@ -37,7 +39,7 @@ const renew = async (deps: RenewDeps, signal: AbortSignal): Promise<void> => {
   const body = { instanceId: deps.instanceId, inFlight: deps.leases.refs() }
   const { results, serverTime } = await deps.api.renew(body, signal)
   // However long it took: the control plane looks at its clock when it answers.
-  deps.registration.observe(serverTime, deps.clock.monotonic())
+  deps.skew.observe(serverTime, deps.clock.monotonic())
   apply(results, deps.leases, sentAt)
 }
 

@@ -84,7 +84,7 @@ const doJob = async (raw: unknown, head: JobHead, lease: Lease, deps: WorkDeps):
   const startedAt = deps.clock.monotonic()
   const outcome = await executeJob(raw, head, lease, deps.executor)
   logOutcome(deps.log, head, outcome, deps.clock.monotonic() - startedAt)
-  if (!deps.isReleased(lease)) deps.outbox.add(reportOf(lease, outcome, deps.executor.now()))
+  if (!deps.isReleased(lease)) deps.outbox.add(reportOf(lease, outcome, deps.executor.skew.now()))
 }
 
 /** Takes a claimed job, does it in a slot of its own, and leaves its outcome in the outbox. Never rejects. */

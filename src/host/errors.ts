@@ -111,6 +111,12 @@ export const errorTable = {
     hint: () =>
       "Correct the server's clock (chrony, systemd-timesyncd). Until then certificates would be valid at the wrong time.",
   },
+  connector_clock_skew: {
+    retryable: true,
+    fixedBy: 'connector admin',
+    seen: "the connector's clock and the control plane's are more than 60 s apart; no access is given until they agree",
+    hint: () => 'Correct the clocks of both machines (chrony, systemd-timesyncd). Ends of grants go on meanwhile.',
+  },
   expired: {
     retryable: false,
     fixedBy: 'requester',

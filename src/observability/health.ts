@@ -7,12 +7,34 @@ import type { Metrics } from './metrics.ts'
 export interface Health {
   /** An attempt began or ended, successful or not. */
   beat(): void
+  /** The control plane has answered a claim. */
+  claimed(): void
   isAlive(): boolean
+  /** Null: jobs get here, and what they give will be valid at the right time. Else why not. */
+  notReady(): string | null
 }
 
-export const createHealth = (clock: Clock, staleAfterMs: () => number): Health => {
+/** A claim waits for 25 s at most where nothing is said. */
+const READY_FOR_MS = 90_000
+
+export interface HealthOptions {
+  readonly clock: Clock
+  readonly staleAfterMs: () => number
+  /** Whether our clock and the control plane's agree. */
+  readonly isClockSane: () => boolean
+}
+
+export const createHealth = ({ clock, staleAfterMs, isClockSane }: HealthOptions): Health => {
   let last = clock.monotonic()
+  let claimedAt = Number.NEGATIVE_INFINITY
   return {
+    claimed: () => {
+      claimedAt = clock.monotonic()
+    },
+    notReady: () => {
+      if (clock.monotonic() - claimedAt > READY_FOR_MS) return 'no claim has succeeded for 90 s'
+      return isClockSane() ? null : 'the clock is more than 60 s off'
+    },
     beat: () => {
       last = clock.monotonic()
     },
@@ -41,12 +63,16 @@ const plain = (status: number, body: string): Answer => ({ status, type: 'text/p
 
 const answerTo = async (path: string, health: Health, metrics: Metrics): Promise<Answer> => {
   if (path === '/metrics') return { status: 200, type: metrics.contentType, body: await metrics.text() }
+  if (path === '/readyz') {
+    const why = health.notReady()
+    return why === null ? plain(200, 'ready') : plain(503, why)
+  }
   if (path !== '/healthz') return plain(404, 'not found')
   return health.isAlive() ? plain(200, 'ok') : plain(503, 'stale')
 }
 
 /**
- * `GET /healthz`: 200 `ok` or 503 `stale`; `GET /metrics`: for Prometheus; everything else is 404. Rejects when the address
+ * `GET /healthz`: 200 `ok` or 503 `stale`; `GET /readyz`: 200 `ready` or 503 and why; `GET /metrics`: for Prometheus; everything else is 404. Rejects when the address
  * cannot be listened on.
  */
 export const serveHealth = async (

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { readCertificate } from '../../src/certificates/reread.ts'
-import { executeJob } from '../../src/connector/executor.ts'
+import { type ExecutorDeps, executeJob } from '../../src/connector/executor.ts'
 import { defaultGuard } from '../../src/connector/guard.ts'
 import { hostKeySource } from '../../src/connector/known-hosts-file.ts'
 import { createLeases } from '../../src/connector/leases.ts'
@@ -46,6 +46,8 @@ type Step = PresentReply | ErrorCode | JobError | (() => ErrorCode)
 /** Leaves no timer behind. */
 const timeless = { ...systemClock, sleep: () => new Promise<never>(() => undefined) }
 
+const RIGHT = { ms: () => 0, now: () => Date.now(), isSane: () => true }
+
 const run = async (
   options: JobOptions,
   steps: Step[],
@@ -54,6 +56,7 @@ const run = async (
   keys = fileRing(directory, timeless),
   knownHosts: string | null = null,
   secretDirectory = directory,
+  skew: ExecutorDeps['skew'] = RIGHT,
 ) => {
   const requests: EnsureRequest[] = []
   const given: HostKeyRules[] = []
@@ -119,7 +122,7 @@ const run = async (
     hostKeys: hostKeySource(knownHosts, systemClock),
     hostProgram,
     deadlines: config.deadlines,
-    now: () => Date.now(),
+    skew,
     controlPlaneId: () => 'cp_test',
   })
   return { outcome, requests, connections, given, keyVersions }
@@ -134,6 +137,16 @@ describe('the executor', () => {
     expect(requests[0]?.authority).toBe(facts.authority)
     expect([Date.parse(validAfter ?? ''), Date.parse(validBefore)]).toEqual([facts.after * 1000, facts.before * 1000])
     expect(hostKeys).toEqual([HOST_KEY])
+  })
+
+  test('gives no access while the clocks of connector and control plane are more than a minute apart', async () => {
+    const skew = { ms: () => -61_400, now: () => Date.now() - 61_400, isSane: () => false }
+    const { outcome, connections } = await run({}, [REPLY], undefined, undefined, undefined, null, undefined, skew)
+    const message = "the control plane's clock is -61 s from the connector's"
+    expect(outcome).toMatchObject({ error: { code: 'connector_clock_skew', message, retryable: true } })
+    expect(connections).toBe(0)
+    const ended = await run({ grant: { state: 'absent' } }, [], undefined, undefined, undefined, null, undefined, skew)
+    expect(ended.connections).toBe(1)
   })
 
   test('issue: false mints nothing', async () => {

@@ -82,7 +82,7 @@ const handOut = async (
     hostProgram: noHostProgram,
     deadlines: configOf({ APONO_URL: 'https://x.example' }).deadlines,
     // Of the control plane's making: it believes that it is next century.
-    now: () => Date.now() + 3_153_600_000_000,
+    skew: { ms: () => 3_153_600_000_000, now: () => Date.now() + 3_153_600_000_000, isSane: () => true },
     controlPlaneId: () => 'cp_taken_over',
   })
   return { error: outcome.outcome === 'failed' ? outcome.error : null, touched }

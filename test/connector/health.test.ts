@@ -13,6 +13,7 @@ afterEach(async () => {
 const get = async (port: number, path = '/healthz', method = 'GET'): Promise<number> =>
   (await fetch(`http://127.0.0.1:${port}${path}`, { method })).status
 
+const SANE = { isClockSane: () => true }
 const quiet = { open: 0, connecting: 0, inUse: 0, circuits: [] }
 const metrics = () => createMetrics(() => quiet)
 
@@ -22,7 +23,7 @@ describe('metrics', () => {
     const numbers = createMetrics(() => ({ open: 3, connecting: 1, inUse: 2, circuits }))
     numbers.circuitOpened()
     server = await serveHealth(
-      createHealth(fakeClock(), () => 1),
+      createHealth({ ...SANE, clock: fakeClock(), staleAfterMs: () => 1 }),
       numbers,
       '127.0.0.1',
       0,
@@ -46,9 +47,29 @@ describe('metrics', () => {
 })
 
 describe('health', () => {
+  test('is ready once a claim was answered, for 90 s, and while the clocks agree; and says why not', async () => {
+    const clock = fakeClock()
+    let sane = true
+    const health = createHealth({ clock, staleAfterMs: () => 1000, isClockSane: () => sane })
+    server = await serveHealth(health, metrics(), '127.0.0.1', 0)
+    const ready = async () => {
+      const response = await fetch(`http://127.0.0.1:${server?.port}/readyz`)
+      return [response.status, (await response.text()).trim()]
+    }
+    expect(await ready()).toEqual([503, 'no claim has succeeded for 90 s'])
+    health.claimed()
+    await clock.advance(90_000)
+    expect(await ready()).toEqual([200, 'ready'])
+    sane = false
+    expect(await ready()).toEqual([503, 'the clock is more than 60 s off'])
+    sane = true
+    await clock.advance(1)
+    expect(await ready()).toEqual([503, 'no claim has succeeded for 90 s'])
+  })
+
   test('is 200 while the loop turns, and 503 once it has not for too long', async () => {
     const clock = fakeClock()
-    const health = createHealth(clock, () => 120_000)
+    const health = createHealth({ ...SANE, clock, staleAfterMs: () => 120_000 })
     server = await serveHealth(health, metrics(), '127.0.0.1', 0)
     expect(await get(server.port)).toBe(200)
     await clock.advance(120_001)
@@ -70,14 +91,14 @@ describe('health', () => {
 
   test('an address that is taken is an error at the start', async () => {
     server = await serveHealth(
-      createHealth(fakeClock(), () => 1),
+      createHealth({ ...SANE, clock: fakeClock(), staleAfterMs: () => 1 }),
       metrics(),
       '127.0.0.1',
       0,
     )
     await expect(
       serveHealth(
-        createHealth(fakeClock(), () => 1),
+        createHealth({ ...SANE, clock: fakeClock(), staleAfterMs: () => 1 }),
         metrics(),
         '127.0.0.1',
         server.port,

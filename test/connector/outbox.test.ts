@@ -14,7 +14,6 @@ const registered: Registered = {
   protocol: 1,
   controlPlaneId: 'cp',
   knobs: DEFAULT_KNOBS,
-  skewMs: 0,
 }
 const report = (jobId: string): Report => ({
   jobId,

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import type { ApiClient } from '../../src/connector/api-client.ts'
 import { createOutage } from '../../src/connector/outage.ts'
 import { createRegistration } from '../../src/connector/register.ts'
+import { createSkew } from '../../src/connector/skew.ts'
 import type { Clock } from '../../src/observability/clock.ts'
 import { createLogger } from '../../src/observability/log.ts'
 import { DEFAULT_KNOBS } from '../../src/protocol/calls.ts'
@@ -18,20 +19,22 @@ test('a clock that is set right after the start is believed from the next answer
   const api = {
     register: async () => ({ serverTime, protocol: 1, controlPlaneId: 'cp_1', knobs: DEFAULT_KNOBS }),
   } as Partial<ApiClient> as ApiClient
+  const skew = createSkew(clock, log)
   const registration = createRegistration({
     api,
     clock,
     log,
     outage: createOutage(clock, log),
+    skew,
     request: REGISTER,
     onRegistered: () => undefined,
   })
   await registration.ensure(new AbortController().signal)
-  expect(registration.now()).toBe(SERVER)
+  expect(skew.now()).toBe(SERVER)
 
   wall = SERVER + 20_000
   monotonic += 20_000
-  expect(registration.now()).toBe(SERVER + 620_000)
-  registration.observe(new Date(SERVER + 20_000).toISOString(), monotonic)
-  expect(registration.now()).toBe(SERVER + 20_000)
+  expect(skew.now()).toBe(SERVER + 620_000)
+  skew.observe(new Date(SERVER + 20_000).toISOString(), monotonic)
+  expect(skew.now()).toBe(SERVER + 20_000)
 })

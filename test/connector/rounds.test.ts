@@ -5,6 +5,7 @@ import { createLeases } from '../../src/connector/leases.ts'
 import { createOutage } from '../../src/connector/outage.ts'
 import { createRegistration } from '../../src/connector/register.ts'
 import { renewLoop } from '../../src/connector/renew.ts'
+import { createSkew } from '../../src/connector/skew.ts'
 import { createSlots } from '../../src/connector/slots.ts'
 import { createWakeup } from '../../src/connector/wakeup.ts'
 import { createHealth } from '../../src/observability/health.ts'
@@ -51,23 +52,25 @@ const setUp = ({ knobs = {}, takes = 0, claimFails, staleAfterMs = 120_000 }: Se
     },
   } as unknown as ApiClient
   const outage = createOutage(clock, log)
+  const skew = createSkew(clock, log)
   const registration = createRegistration({
     api,
     clock,
     log,
     outage,
+    skew,
     request: REGISTER,
     onRegistered: () => undefined,
   })
   const leases = createLeases(clock)
-  const health = createHealth(clock, () => staleAfterMs)
-  const calls = { api, clock, log, outage, registration, leases, instanceId: 'instance-1', random: () => 1 }
+  const health = createHealth({ clock, staleAfterMs: () => staleAfterMs, isClockSane: skew.isSane })
+  const calls = { api, clock, log, outage, registration, skew, leases, instanceId: 'instance-1', random: () => 1 }
   const living = new AbortController()
   return {
     clock,
     counts,
     health,
-    registration,
+    skew,
     trueTime: inner.now,
     stepClock: (ms: number) => {
       stepMs += ms
@@ -108,15 +111,15 @@ describe('a clock that is set right after the start', () => {
     ['claim', 25_000],
     ['renew', 9_000],
   ] as const)('is believed after the next %s, however long the answer took', async (loop, takes) => {
-    const { clock, registration, stepClock, trueTime, end, ...loops } = setUp({ takes })
+    const { clock, skew, stepClock, trueTime, end, ...loops } = setUp({ takes })
     stepClock(-600_000)
     const done = loops[loop]()
     await clock.advance(1)
-    expect(registration.now()).toBe(trueTime())
+    expect(skew.now()).toBe(trueTime())
     stepClock(600_000)
-    expect(registration.now()).toBe(trueTime() + 600_000)
+    expect(skew.now()).toBe(trueTime() + 600_000)
     await clock.advance(60_000)
-    expect(registration.now()).toBe(trueTime())
+    expect(skew.now()).toBe(trueTime())
     end()
     await done
   })

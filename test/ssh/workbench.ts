@@ -134,7 +134,7 @@ export const startWorkbench = async (
     hostKeys: hostKeySource(null, systemClock),
     hostProgram,
     deadlines: { ...DEADLINES, ...deadlines },
-    now: () => Date.now(),
+    skew: { ms: () => 0, now: () => Date.now(), isSane: () => true },
     controlPlaneId: () => 'cp_test',
   }
   let generation = 0
