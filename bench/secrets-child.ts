@@ -3,7 +3,9 @@
  * it then has: secrets-child.ts aws|azure|gcp|none ADDRESS.
  */
 import { randomBytes } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { readConfig } from '../src/connector/config.ts'
 import { startConnector } from '../src/connector/connector.ts'
 import { hostProgram } from '../src/host/host-program.ts'
@@ -38,6 +40,7 @@ const storeOf = async (): Promise<{ store: AnySecretStore; reference: SecretRefe
 
 const parsed = readConfig({
   ...environment,
+  APONO_STATE_DIR: mkdtempSync(join(tmpdir(), 'apono-bench-state-')),
   APONO_URL: 'http://127.0.0.1:1',
   APONO_TOKEN: 'bench',
   APONO_CONNECTOR_ID: 'bench',

@@ -15,6 +15,7 @@ import { claimLoop } from './claim.ts'
 import type { Config } from './config.ts'
 import { createGuard, type Guard } from './guard.ts'
 import { watchGuardFile } from './guard-file-watch.ts'
+import { openJournal } from './journal.ts'
 import { hostKeySource } from './known-hosts-file.ts'
 import { createLeases } from './leases.ts'
 import { createOutage } from './outage.ts'
@@ -113,7 +114,8 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const calls = { api, clock, outage, registration, skew, instanceId, random: fraction(deps.random) }
   const leases = createLeases(clock)
   const slots = createSlots(config.slots, clock)
-  const outbox = createOutbox({ ...calls, log, onConfirmed: leases.remove })
+  const journal = openJournal({ clock, log, stateDirectory: config.stateDirectory, url })
+  const outbox = createOutbox({ ...calls, log, journal, onConfirmed: leases.remove })
   const staleAfterMs = () => Math.max(120_000, 2 * (knobs().claimWaitMs + 10_000))
   const health = createHealth({ clock, staleAfterMs, isClockSane: skew.isSane })
 
@@ -196,6 +198,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
       await Promise.allSettled(loops)
       keys.dispose()
       await Promise.all([pool.close(), healthServer?.close(), api.close(), stores.close()])
+      journal.close()
       log.info({ event: 'stopped' }, 'connector stopped')
       stopped()
     }

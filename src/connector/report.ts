@@ -2,6 +2,7 @@ import type { Logger } from '../observability/log.ts'
 import { REPORT_BATCH, type Report, type ReportResponse } from '../protocol/calls.ts'
 import type { JobRef } from '../protocol/job.ts'
 import { type ApiClient, ApiError } from './api-client.ts'
+import type { Journal } from './journal.ts'
 import { type CallDeps, type Caller, createCaller } from './keep-trying.ts'
 import { createWakeup } from './wakeup.ts'
 
@@ -9,7 +10,7 @@ import { createWakeup } from './wakeup.ts'
  * Outcomes on their way to the control plane.
  *
  * A final outcome stays here until the control plane has answered for it (`accepted`, `duplicate` or `stale`), however
- * long that takes. It is kept in memory for now: what is lost with the process is handed out again.
+ * long that takes, and in the journal, which the next process begins with.
  *
  * One report that the control plane cannot take, for whatever reason and with whatever status, must never hold the
  * others. So there are two lanes. Reports start in `fresh` and travel in batches. A batch that is refused shrinks to
@@ -32,6 +33,7 @@ export interface OutboxDeps extends CallDeps {
   readonly api: ApiClient
   readonly log: Logger
   readonly instanceId: string
+  readonly journal: Journal
   /** The control plane has answered for the outcome of this job. */
   readonly onConfirmed: (ref: JobRef) => void
 }
@@ -75,7 +77,9 @@ const isRefusal = (error: ApiError): boolean =>
 
 export const createOutbox = (deps: OutboxDeps): Outbox => {
   /** In the order of their turn. */
-  const waiting = new Map<string, Waiting>()
+  const waiting = new Map<string, Waiting>(
+    deps.journal.reports().map((report) => [keyOf(report), { report, lane: 'fresh' }]),
+  )
   const news = createWakeup(deps.clock)
   const emptied = new Set<() => void>()
   let batchLimit = REPORT_BATCH
@@ -107,6 +111,7 @@ export const createOutbox = (deps: OutboxDeps): Outbox => {
     let confirmed = 0
     for (const result of results) {
       if (!waiting.delete(keyOf(result))) continue
+      deps.journal.remove(keyOf(result))
       confirmed++
       if ('jobId' in result) deps.onConfirmed({ jobId: result.jobId, epoch: result.epoch })
     }
@@ -159,6 +164,7 @@ export const createOutbox = (deps: OutboxDeps): Outbox => {
   return {
     add: (report) => {
       if (report.outcome === 'progress') return
+      deps.journal.add(keyOf(report), report)
       waiting.set(keyOf(report), { report, lane: waiting.get(keyOf(report))?.lane ?? 'fresh' })
       news.wake()
     },

@@ -44,6 +44,7 @@ const setUp = (refuse: (jobs: string[]) => ApiError | 'silence' | null) => {
   } as unknown as ApiClient
   const registration = { ensure: async () => registered, forget: () => undefined } as unknown as Registration
   const outbox = createOutbox({
+    journal: { reports: () => [], add: () => undefined, remove: () => undefined, close: () => undefined },
     api,
     clock,
     log,

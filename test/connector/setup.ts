@@ -40,6 +40,7 @@ export const configOf = (environment: Record<string, string>): Config => {
     APONO_CONNECTOR_ID: 'test-1',
     APONO_HEALTH_LISTEN: 'off',
     APONO_CLOUD_PROVIDER: 'none',
+    APONO_STATE_DIR: scratchDirectory(),
     ...environment,
   })
   if (!result.ok) throw new Error(result.problems.join('\n'))

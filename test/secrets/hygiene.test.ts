@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
@@ -63,6 +63,7 @@ describe('a connector that fails in every way that concerns its key', () => {
   let moto: Moto
   let vault: VaultStub
   let directory: string
+  let stateDirectory: string
   let child: ChildProcess
   let output = ''
   const snapshots = { running: '', after: '' }
@@ -96,6 +97,7 @@ describe('a connector that fails in every way that concerns its key', () => {
     vault.admit('approle', ({ secret_id }) => secret_id === secretId)
     controlPlane = await startFakeControlPlane()
     directory = scratchDirectory()
+    stateDirectory = scratchDirectory()
     snapshots.running = path.join(scratchDirectory(), 'running.heapsnapshot')
     snapshots.after = path.join(scratchDirectory(), 'after.heapsnapshot')
     const env = {
@@ -104,6 +106,7 @@ describe('a connector that fails in every way that concerns its key', () => {
       APONO_TOKEN: TOKEN,
       APONO_CONNECTOR_ID: 'hygiene',
       APONO_HEALTH_LISTEN: 'off',
+      APONO_STATE_DIR: stateDirectory,
       APONO_CLOUD_PROVIDER: 'aws',
       APONO_SECRET_DIR: directory,
       AWS_ENDPOINT_URL_SECRETS_MANAGER: moto.endpoint,
@@ -210,7 +213,7 @@ describe('a connector that fails in every way that concerns its key', () => {
     )
   })
 
-  test('said none of it in a log or an error, and holds none of it when it has ended', async () => {
+  test('wrote none of it in a log, an error or a file, and holds none of it when it has ended', async () => {
     const ended = new Promise((resolve) => child.once('exit', resolve))
     child.kill('SIGTERM')
     expect(await ended, output).toBe(0)
@@ -218,6 +221,9 @@ describe('a connector that fails in every way that concerns its key', () => {
     expect(found(output)).toEqual([])
     expect(identityMarks.filter((one) => output.includes(one))).toEqual([])
     expect(found(await heapOf(snapshots.after))).toEqual([])
+    const written = readdirSync(stateDirectory).map((name) => readFileSync(path.join(stateDirectory, name), 'latin1'))
+    expect(written.length).toBeGreaterThan(0)
+    expect(found(written.join())).toEqual([])
     expect(vault.tokens()).toBe(0)
   })
 })
