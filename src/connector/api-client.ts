@@ -4,6 +4,7 @@ import {
   ClaimEnvelope,
   type ClaimRequest,
   type DeregisterRequest,
+  GrantsResponse,
   ProblemDetails,
   type RegisterRequest,
   RegisterResponse,
@@ -52,6 +53,8 @@ export interface ApiClient {
   claim(body: ClaimRequest, signal: AbortSignal): Promise<Claimed | null>
   renew(body: RenewRequest, signal: AbortSignal): Promise<RenewResponse>
   report(body: ReportRequest, signal: AbortSignal): Promise<ReportResponse>
+  /** One page; `after` is the `next` of the page before, null for the first. */
+  grants(after: string | null, signal: AbortSignal): Promise<GrantsResponse>
   deregister(body: DeregisterRequest, signal: AbortSignal): Promise<void>
   /** Drops all connections. */
   close(): Promise<void>
@@ -158,14 +161,15 @@ export const createApiClient = (options: ApiClientOptions): ApiClient => {
   const { environment, clientCertificate } = options
   const way = createWay({ environment, clientCertificate, connectMs: timeoutMs })
 
+  /** `body`: undefined for a GET. */
   const send = async (path: string, body: unknown, signal: AbortSignal, waitMs: number): Promise<Reply> => {
     const token = await options.token.current()
     const limit = waitMs + timeoutMs
     const response = await request(`${options.url}/connector/v1/${path}`, {
-      method: 'POST',
+      method: body === undefined ? 'GET' : 'POST',
       dispatcher: way.dispatcher(),
       headers: { authorization: `Bearer ${token.reveal()}`, 'content-type': 'application/json' },
-      body: JSON.stringify(body),
+      body: body === undefined ? null : JSON.stringify(body),
       headersTimeout: limit,
       bodyTimeout: timeoutMs,
       // Absolute, because a socket can stay established and silent for ever.
@@ -194,6 +198,10 @@ export const createApiClient = (options: ApiClientOptions): ApiClient => {
     },
     renew: async (body, signal) => parseReply(await post('renew', body, signal), RenewResponse),
     report: async (body, signal) => parseReply(await post('report', body, signal), ReportResponse),
+    grants: async (after, signal) => {
+      const query = after === null ? '' : `?${new URLSearchParams({ after })}`
+      return parseReply(await post(`grants${query}`, undefined, signal), GrantsResponse)
+    },
     deregister: async (body, signal) => {
       const reply = await post('deregister', body, signal)
       if (reply.status !== 204) throw failureOf(reply)

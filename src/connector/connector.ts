@@ -4,7 +4,7 @@ import type { Clock } from '../observability/clock.ts'
 import { createHealth, serveHealth } from '../observability/health.ts'
 import type { Logger } from '../observability/log.ts'
 import { createMetrics } from '../observability/metrics.ts'
-import { DEFAULT_KNOBS, PROTOCOL, type RegisterRequest } from '../protocol/calls.ts'
+import { DEFAULT_KNOBS, type KnownGrant, PROTOCOL, type RegisterRequest } from '../protocol/calls.ts'
 import { createKeyRing } from '../secrets/key-ring.ts'
 import type { Environment } from '../secrets/network.ts'
 import type { BreakerEvent } from '../ssh/breaker.ts'
@@ -13,15 +13,19 @@ import { type Resolve, resolveHost } from './addresses.ts'
 import { createApiClient } from './api-client.ts'
 import { claimLoop } from './claim.ts'
 import type { Config } from './config.ts'
+import { executeExpiry } from './executor.ts'
+import { expireLoop } from './expire.ts'
 import { createGuard, type Guard } from './guard.ts'
 import { watchGuardFile } from './guard-file-watch.ts'
 import { openJournal } from './journal.ts'
+import { createKnownGrants } from './known-grants.ts'
 import { hostKeySource } from './known-hosts-file.ts'
 import { createLeases } from './leases.ts'
 import { createOutage } from './outage.ts'
 import { createRegistration } from './register.ts'
 import { renewLoop } from './renew.ts'
 import { createOutbox } from './report.ts'
+import { resyncLoop } from './resync.ts'
 import { type OpenedStores, openStores } from './secret-stores.ts'
 import { shutDown } from './shutdown.ts'
 import { createSkew } from './skew.ts'
@@ -100,6 +104,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
   const api = createApiClient({ url, token, clientCertificate, environment: deps.environment })
   const outage = createOutage(clock, log)
   const skew = createSkew(clock, log)
+  const journal = openJournal({ clock, log, stateDirectory: config.stateDirectory, url })
   const renewNews = createWakeup(clock)
   const registration = createRegistration({
     api,
@@ -108,14 +113,17 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     outage,
     skew,
     request: registerRequest(config, deps, instanceId, stores),
-    onRegistered: renewNews.wake,
+    onRegistered: ({ controlPlaneId }) => {
+      journal.metControlPlane(controlPlaneId)
+      renewNews.wake()
+    },
   })
   const knobs = () => registration.current()?.knobs ?? DEFAULT_KNOBS
   const calls = { api, clock, outage, registration, skew, instanceId, random: fraction(deps.random) }
   const leases = createLeases(clock)
   const slots = createSlots(config.slots, clock)
-  const journal = openJournal({ clock, log, stateDirectory: config.stateDirectory, url })
   const outbox = createOutbox({ ...calls, log, journal, onConfirmed: leases.remove })
+  const known = createKnownGrants({ clock, journal, random: fraction(deps.random) })
   const staleAfterMs = () => Math.max(120_000, 2 * (knobs().claimWaitMs + 10_000))
   const health = createHealth({ clock, staleAfterMs, isClockSane: skew.isSane })
 
@@ -143,7 +151,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     hostProgram: deps.hostProgram,
     deadlines: config.deadlines,
     skew,
-    controlPlaneId: () => registration.current()?.controlPlaneId ?? '',
+    controlPlaneId: () => registration.current()?.controlPlaneId ?? journal.controlPlaneId() ?? '',
   }
   const start = startWork({
     clock,
@@ -152,6 +160,7 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     leases,
     slots,
     outbox,
+    known,
     jobMaxMs: () => knobs().jobMaxMs,
     isReleased: (lease) => released.has(lease.jobId),
   })
@@ -169,7 +178,12 @@ export const startConnector = async (config: Config, deps: ConnectorDeps): Promi
     { event: 'secret_stores', cloud: stores.cloud.provider, because: stores.cloud.by, stores: stores.types },
     'where it runs',
   )
+  const isReady = () => health.notReady() === null
+  const end = (one: KnownGrant, signal: AbortSignal) => executeExpiry(one, signal, executor)
   const loops = [
+    // Before the first claim: what is overdue comes first.
+    expireLoop({ clock, log, known, skew, outbox, isReady, end }, living.signal),
+    resyncLoop({ ...calls, log, known }, living.signal),
     claimLoop(
       {
         ...calls,

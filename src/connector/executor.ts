@@ -1,12 +1,13 @@
 import { type MintedCertificate, mintCertificate } from '../certificates/mint.ts'
 import { JobError } from '../host/errors.ts'
 import { problem } from '../host/facts.ts'
-import type { HostProgram, RunContext } from '../host/host-program.ts'
+import type { HostProgram, NotDue, RunContext } from '../host/host-program.ts'
 import type { HostLink } from '../host/link.ts'
 import type { Clock } from '../observability/clock.ts'
+import type { KnownGrant } from '../protocol/calls.ts'
 import type { SecretReference, Server } from '../protocol/integration.ts'
 import type { EnsureJob, Job, JobHead } from '../protocol/job.ts'
-import { JobFailure, JobResult, type PresentResult, type Problem } from '../protocol/results.ts'
+import { type AbsentResult, JobFailure, JobResult, type PresentResult, type Problem } from '../protocol/results.ts'
 import type { KeyRing, SecretKeys } from '../secrets/key-ring.ts'
 import { type HostKeyRules, keysToReport } from '../ssh/host-keys.ts'
 import type { Pool } from '../ssh/pool.ts'
@@ -195,7 +196,15 @@ const routeOf = ({ job }: Run, admitted: readonly CheckedAddress[], rules: HostK
 
 const isEnd = (job: Job): boolean => job.kind === 'ensure' && job.grant.state === 'absent'
 
-const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate | null): Promise<JobResult> => {
+/** What is done on a server that we are logged in to. */
+type Work<T> = (run: Run, connected: Connected) => Promise<T>
+
+const connectAndRun = async <T>(
+  run: Run,
+  route: Route,
+  minted: MintedCertificate | null,
+  work: Work<T>,
+): Promise<T> => {
   const { job, lease, deps } = run
   lease.checkpoint()
   return await deps.pool.use(
@@ -212,7 +221,7 @@ const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate |
         run.seenHostKeys.set(placeName(server), line)
       },
     },
-    (link) => runOn(run, { link, route, minted }),
+    (link) => work(run, { link, route, minted }),
   )
 }
 
@@ -220,12 +229,12 @@ const connectAndRun = async (run: Run, route: Route, minted: MintedCertificate |
 const isWorthAnotherRun = (error: unknown): boolean =>
   error instanceof JobError && (error.code === 'connection_lost' || error.code === 'interrupted')
 
-const connectUpToTwice = async (run: Run, route: Route, minted: MintedCertificate | null): Promise<JobResult> => {
+const connectUpToTwice = async <T>(...attempt: Parameters<typeof connectAndRun<T>>): Promise<T> => {
   try {
-    return await connectAndRun(run, route, minted)
+    return await connectAndRun(...attempt)
   } catch (error) {
     if (!isWorthAnotherRun(error)) throw error
-    return await connectAndRun(run, route, minted)
+    return await connectAndRun(...attempt)
   }
 }
 
@@ -238,7 +247,7 @@ const checkClock = (run: Run): void => {
   throw new JobError('connector_clock_skew', `the control plane's clock is ${secondsApart(run)} from the connector's`)
 }
 
-const perform = async (run: Run): Promise<JobResult> => {
+const perform = async <T>(run: Run, work: Work<T>): Promise<T> => {
   checkClock(run)
   const addresses = await run.deps.guard.admit(run.job, run.lease.signal)
   run.lease.checkpoint()
@@ -246,7 +255,7 @@ const perform = async (run: Run): Promise<JobResult> => {
   const rules = rulesOf(run)
   const keys = await readKeys(run)
   const minted = mint(run)
-  const performWith = (these: Keys) => connectUpToTwice(run, routeOf(run, addresses, rules, these), minted)
+  const performWith = (these: Keys) => connectUpToTwice(run, routeOf(run, addresses, rules, these), minted, work)
   try {
     return await performWith(keys)
   } catch (error) {
@@ -303,11 +312,59 @@ export const executeJob = async (
   let job: Job | null = null
   try {
     job = readJob(raw, head)
-    const result = checkResult(await perform({ job, lease, deps, seenHostKeys, logins: new Map() }))
+    const result = checkResult(await perform({ job, lease, deps, seenHostKeys, logins: new Map() }, runOn))
     return { outcome: 'succeeded', result, job }
   } catch (error) {
     // Whatever a job that was called off ran into, that it was called off is what matters.
     const known = lease.signal.aborted ? new JobError('cancelled', String(lease.signal.reason)) : asJobError(error)
     return { outcome: 'failed', error: failureOf(known, seenHostKeys), job, cause: error }
+  }
+}
+
+/** What comes of an end that no job asked for. */
+export type ExpiryOutcome =
+  | { readonly outcome: 'ended'; readonly result: AbsentResult }
+  | { readonly outcome: 'not_due'; readonly until: number }
+  | { readonly outcome: 'failed'; readonly error: JobError }
+
+/** As an end is, for the guard and for the pool; the server decides by its ledger whether it is one. */
+const asEnd = ({ integration, server, grant }: KnownGrant): EnsureJob => ({
+  jobId: `expiry_${grant.id}`,
+  epoch: 1,
+  attempt: 1,
+  leaseTtlMs: 60_000,
+  kind: 'ensure',
+  integration,
+  server,
+  grant: { ...grant, state: 'absent' },
+})
+
+const expireOn: Work<AbsentResult | NotDue> = async (run, { link }) => {
+  const { grant } = run.job as EnsureJob
+  // By the later of our two clocks as well: neither may keep anybody in.
+  const now = Math.max(run.deps.clock.now(), run.deps.skew.now())
+  return await run.deps.hostProgram.expire(link, { ...contextOf(run), now }, grant)
+}
+
+/** Ends a grant whose time is over, if its server agrees. Never rejects. */
+export const executeExpiry = async (
+  known: KnownGrant,
+  signal: AbortSignal,
+  deps: ExecutorDeps,
+): Promise<ExpiryOutcome> => {
+  const lease: Lease = {
+    jobId: `expiry_${known.grant.id}`,
+    epoch: 1,
+    signal,
+    checkpoint: () => signal.throwIfAborted(),
+  }
+  const run: Run = { job: asEnd(known), lease, deps, seenHostKeys: new Map(), logins: new Map() }
+  try {
+    const reply = await perform(run, expireOn)
+    return 'notDueBefore' in reply
+      ? { outcome: 'not_due', until: reply.notDueBefore }
+      : { outcome: 'ended', result: checkResult(reply) as AbsentResult }
+  } catch (error) {
+    return { outcome: 'failed', error: asJobError(error) }
   }
 }

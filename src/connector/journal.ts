@@ -1,14 +1,15 @@
 import { mkdirSync, renameSync } from 'node:fs'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import type { z } from 'zod'
 import type { Clock } from '../observability/clock.ts'
 import type { Logger } from '../observability/log.ts'
-import { Report } from '../protocol/calls.ts'
+import { KnownGrant, Report } from '../protocol/calls.ts'
 
 /**
- * What must outlive the process: final outcomes that no control plane has answered for. A file of SQLite in the state folder,
- * written before a report is sent and cleared when it is answered, so that an outcome gets there however often either side
- * dies. No job is ever run again from it.
+ * What must outlive the process: final outcomes that no control plane has answered for, and the grants whose end this
+ * connector sees to. A file of SQLite in the state folder, written before a report is sent and cleared when it is answered, so
+ * that an outcome gets there however often either side dies. No job is ever run again from it.
  *
  * Where the folder cannot be written the connector runs from memory, and says so once. A damaged file is set aside under
  * another name, for people to look at; the control plane hands out again what was in it.
@@ -16,10 +17,18 @@ import { Report } from '../protocol/calls.ts'
 export interface Journal {
   /** What an earlier process has left, the oldest first. */
   reports(): readonly Report[]
-  add(key: string, report: Report): void
+  /** With what it means for the grant, in one transaction. */
+  add(key: string, report: Report, change?: GrantChange): void
   remove(key: string): void
+  grants(): readonly KnownGrant[]
+  /** Of the control plane, as servers know it; null where it was never reached. Needed to end its grants while it is away. */
+  controlPlaneId(): string | null
+  metControlPlane(id: string): void
+  change(changes: readonly GrantChange[]): void
   close(): void
 }
+
+export type GrantChange = { readonly learn: KnownGrant } | { readonly forget: string }
 
 export interface JournalOptions {
   readonly clock: Clock
@@ -41,6 +50,13 @@ const SCHEMA = `
     key TEXT NOT NULL,
     doc TEXT NOT NULL,
     UNIQUE (url, key)
+  ) STRICT;
+  CREATE TABLE control_planes (url TEXT PRIMARY KEY, id TEXT NOT NULL) STRICT;
+  CREATE TABLE grants (
+    url TEXT NOT NULL,
+    id TEXT NOT NULL,
+    doc TEXT NOT NULL,
+    PRIMARY KEY (url, id)
   ) STRICT;
   PRAGMA user_version = ${VERSION};`
 
@@ -121,17 +137,43 @@ const openOrSetAside = ({ clock, log, stateDirectory, mostPages = 25_000 }: Jour
   }
 }
 
-const NOTHING: Journal = { reports: () => [], add: () => undefined, remove: () => undefined, close: () => undefined }
+/** Runs from memory. */
+export const NO_JOURNAL: Journal = {
+  reports: () => [],
+  add: () => undefined,
+  remove: () => undefined,
+  grants: () => [],
+  controlPlaneId: () => null,
+  metControlPlane: () => undefined,
+  change: () => undefined,
+  close: () => undefined,
+}
+
+/** What does not read any more, of another version for instance, is what the control plane is asked for again. */
+const readable = <T>(schema: z.ZodType<T>, rows: readonly Record<string, unknown>[]): T[] =>
+  rows.flatMap(({ doc }) => {
+    const parsed = schema.safeParse(JSON.parse(String(doc)))
+    return parsed.success ? [parsed.data] : []
+  })
 
 export const openJournal = (options: JournalOptions): Journal => {
   const { log, url } = options
   const db = openOrSetAside(options)
-  if (db === null) return NOTHING
+  if (db === null) return NO_JOURNAL
   const all = db.prepare('SELECT doc FROM outbox WHERE url = ? ORDER BY seq')
   const insert = db.prepare(
     'INSERT INTO outbox (url, key, doc) VALUES (?, ?, ?) ON CONFLICT (url, key) DO UPDATE SET doc = excluded.doc',
   )
   const remove = db.prepare('DELETE FROM outbox WHERE url = ? AND key = ?')
+  const known = db.prepare('SELECT doc FROM grants WHERE url = ?')
+  const learn = db.prepare(
+    'INSERT INTO grants (url, id, doc) VALUES (?, ?, ?) ON CONFLICT (url, id) DO UPDATE SET doc = excluded.doc',
+  )
+  const met = db.prepare('SELECT id FROM control_planes WHERE url = ?')
+  const meet = db.prepare(
+    'INSERT INTO control_planes (url, id) VALUES (?, ?) ON CONFLICT (url) DO UPDATE SET id = excluded.id',
+  )
+  const forget = db.prepare('DELETE FROM grants WHERE url = ? AND id = ?')
   let failing = false
 
   /** The outcome is in memory as well: what cannot be written is no reason to hold it back. */
@@ -146,14 +188,43 @@ export const openJournal = (options: JournalOptions): Journal => {
     }
   }
 
+  const apply = (changes: readonly GrantChange[]): void => {
+    for (const change of changes) {
+      if ('learn' in change) learn.run(url, change.learn.grant.id, JSON.stringify(change.learn))
+      else forget.run(url, change.forget)
+    }
+  }
+
+  const inOne = (write: () => void): void => {
+    db.exec('BEGIN IMMEDIATE')
+    try {
+      write()
+      db.exec('COMMIT')
+    } catch (error) {
+      if (db.isTransaction) db.exec('ROLLBACK')
+      throw error
+    }
+  }
+
   return {
-    reports: () =>
-      all.all(url).flatMap(({ doc }) => {
-        const parsed = Report.safeParse(JSON.parse(String(doc)))
-        return parsed.success ? [parsed.data] : []
-      }),
-    add: (key, report) => attempt(() => insert.run(url, key, JSON.stringify(report))),
+    reports: () => readable(Report, all.all(url)),
+    add: (key, report, change) =>
+      attempt(() =>
+        inOne(() => {
+          insert.run(url, key, JSON.stringify(report))
+          apply(change === undefined ? [] : [change])
+        }),
+      ),
     remove: (key) => attempt(() => remove.run(url, key)),
+    grants: () => readable(KnownGrant, known.all(url)),
+    controlPlaneId: () => {
+      const id = met.get(url)?.['id']
+      return typeof id === 'string' ? id : null
+    },
+    metControlPlane: (id) => attempt(() => meet.run(url, id)),
+    change: (changes) => {
+      if (changes.length > 0) attempt(() => inOne(() => apply(changes)))
+    },
     close: () => db.close(),
   }
 }

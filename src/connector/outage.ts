@@ -3,7 +3,7 @@ import type { Logger } from '../observability/log.ts'
 import { ApiError } from './api-client.ts'
 
 /** The calls whose success or failure tells whether the control plane is there for us. */
-export type CallName = 'register' | 'claim' | 'renew' | 'report'
+export type CallName = 'register' | 'claim' | 'renew' | 'report' | 'resync'
 
 /**
  * Says once that the control plane fails and once that it is back, however many loops run into it meanwhile.

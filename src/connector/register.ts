@@ -26,7 +26,7 @@ export interface RegistrationDeps {
   readonly outage: Outage
   readonly skew: Skew
   readonly request: RegisterRequest
-  readonly onRegistered: () => void
+  readonly onRegistered: (registered: Registered) => void
 }
 
 /** Half of the round trip is taken as the time that the answer travelled. */
@@ -56,7 +56,7 @@ export const createRegistration = (deps: RegistrationDeps): Registration => {
     try {
       known = await register(deps, signal)
       valid = true
-      deps.onRegistered()
+      deps.onRegistered(known)
       return known
     } finally {
       running = null

@@ -2,7 +2,7 @@ import type { Logger } from '../observability/log.ts'
 import { REPORT_BATCH, type Report, type ReportResponse } from '../protocol/calls.ts'
 import type { JobRef } from '../protocol/job.ts'
 import { type ApiClient, ApiError } from './api-client.ts'
-import type { Journal } from './journal.ts'
+import type { GrantChange, Journal } from './journal.ts'
 import { type CallDeps, type Caller, createCaller } from './keep-trying.ts'
 import { createWakeup } from './wakeup.ts'
 
@@ -19,7 +19,8 @@ import { createWakeup } from './wakeup.ts'
  * faster than any other that is failing.
  */
 export interface Outbox {
-  add(report: Report): void
+  /** `change`: what the outcome means for the grant that it is about. */
+  add(report: Report, change?: GrantChange): void
   size(): number
   /** Jobs whose outcome has not been confirmed. */
   unconfirmed(): JobRef[]
@@ -162,9 +163,9 @@ export const createOutbox = (deps: OutboxDeps): Outbox => {
   }
 
   return {
-    add: (report) => {
+    add: (report, change) => {
       if (report.outcome === 'progress') return
-      deps.journal.add(keyOf(report), report)
+      deps.journal.add(keyOf(report), report, change)
       waiting.set(keyOf(report), { report, lane: waiting.get(keyOf(report))?.lane ?? 'fresh' })
       news.wake()
     },

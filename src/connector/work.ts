@@ -3,6 +3,8 @@ import type { Logger } from '../observability/log.ts'
 import type { Report } from '../protocol/calls.ts'
 import type { JobHead } from '../protocol/job.ts'
 import { type ExecutorDeps, executeJob, type JobOutcome } from './executor.ts'
+import type { GrantChange } from './journal.ts'
+import type { KnownGrants } from './known-grants.ts'
 import type { Lease, Leases } from './leases.ts'
 import type { Outbox } from './report.ts'
 import type { Slots } from './slots.ts'
@@ -14,6 +16,7 @@ export interface WorkDeps {
   readonly leases: Leases
   readonly slots: Slots
   readonly outbox: Outbox
+  readonly known: Pick<KnownGrants, 'learn' | 'forget'>
   /** No job is held longer than this, renewals included. Milliseconds. */
   readonly jobMaxMs: () => number
   /** Jobs that were given back at the end are not reported: somebody else does them. */
@@ -80,11 +83,21 @@ const watched = async (head: JobHead, deps: WorkDeps, work: () => Promise<void>)
   await work().finally(() => timer.abort('done'))
 }
 
+/** Of what was done: a grant that is there has an end to come, and one that is gone has none. */
+const changeOf = ({ outcome, job }: JobOutcome): GrantChange | undefined => {
+  if (outcome !== 'succeeded' || job?.kind !== 'ensure') return undefined
+  const { integration, server, grant } = job
+  return grant.state === 'present' ? { learn: { integration, server, grant } } : { forget: grant.id }
+}
+
 const doJob = async (raw: unknown, head: JobHead, lease: Lease, deps: WorkDeps): Promise<void> => {
   const startedAt = deps.clock.monotonic()
   const outcome = await executeJob(raw, head, lease, deps.executor)
   logOutcome(deps.log, head, outcome, deps.clock.monotonic() - startedAt)
-  if (!deps.isReleased(lease)) deps.outbox.add(reportOf(lease, outcome, deps.executor.skew.now()))
+  const change = changeOf(outcome)
+  if (!deps.isReleased(lease)) deps.outbox.add(reportOf(lease, outcome, deps.executor.skew.now()), change)
+  if (change !== undefined && 'learn' in change) deps.known.learn([change.learn], 'applied')
+  else if (change !== undefined) deps.known.forget(change.forget)
 }
 
 /** Takes a claimed job, does it in a slot of its own, and leaves its outcome in the outbox. Never rejects. */

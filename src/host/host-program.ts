@@ -1,3 +1,4 @@
+import type { Grant } from '../protocol/grant.ts'
 import type { Policy } from '../protocol/integration.ts'
 import type { AbsentResult, CleanupResult, InspectResult } from '../protocol/results.ts'
 import { type ErrorFacts, JobError } from './errors.ts'
@@ -5,7 +6,7 @@ import { readAbsentReply, readCleanupReply, readInspectReply, readPresentReply }
 import type { HostLink } from './link.ts'
 import { type Parameters, programInput, sha256 } from './parameters.ts'
 import { type AccountTools, programHash } from './program-text.ts'
-import { type Fields, one, readReply, readWish, type Wish } from './reply.ts'
+import { all, type Fields, one, readReply, readWish, type Wish, wholeNumber } from './reply.ts'
 import type { BecomingRoot, EnsureRequest, PresentReply, RunContext } from './requests.ts'
 
 export type { EnsureRequest, PresentReply, RunContext } from './requests.ts'
@@ -186,6 +187,26 @@ export const cleanup = async (
   )
 }
 
+/** Where a recorded extension wins over who asks: when the grant ends now, milliseconds since 1970. */
+export interface NotDue {
+  readonly notDueBefore: number
+}
+
+/**
+ * Ends a grant whose time is over, by the later of the server's clock and `context.now`, without a job: as it is recorded
+ * there, with the proof again where it has ended before. Fails with `ledger_lost` where nothing is recorded.
+ */
+export const expire = async (
+  link: HostLink,
+  context: RunContext,
+  { id, login, hostId }: Pick<Grant, 'id' | 'login' | 'hostId'>,
+): Promise<AbsentResult | NotDue> => {
+  const parameters: Parameters = { op: 'expire', ...common(link, context), grant: id, host: hostId ?? '' }
+  const fields = await run(link, context, parameters, factsOf(link, login))
+  const notDue = all(fields, 'not_due').length > 0
+  return notDue ? { notDueBefore: wholeNumber(fields, 'not_due') * 1000 } : readAbsentReply(fields, login)
+}
+
 /**
  * Takes everything of ours off the server, accounts with their homes included. Fails with `grants_live` while a grant
  * is not ended.
@@ -213,6 +234,7 @@ export interface HostProgram {
   readonly ensureAbsent: typeof ensureAbsent
   readonly inspect: typeof inspect
   readonly cleanup: typeof cleanup
+  readonly expire: typeof expire
 }
 
-export const hostProgram: HostProgram = { ensurePresent, ensureAbsent, inspect, cleanup }
+export const hostProgram: HostProgram = { ensurePresent, ensureAbsent, inspect, cleanup, expire }

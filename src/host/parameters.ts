@@ -41,7 +41,7 @@ const oneOf = (...words: string[]): RegExp => new RegExp(`^(?:${words.join('|')}
 
 /** The first of two allow-lists; the second is `parameters` in program.sh. Nothing is ever escaped. */
 const ALLOWED: Readonly<Record<ParameterName, RegExp>> = {
-  op: oneOf('present', 'absent', 'inspect', 'install', 'cleanup', 'uninstall'),
+  op: oneOf('present', 'absent', 'inspect', 'install', 'cleanup', 'uninstall', 'expire'),
   cp: ID,
   user: ACCOUNT_NAME,
   now: NUMBER,

@@ -73,7 +73,7 @@ const textsFor = (tools: AccountTools) => ({
 const TEXTS = { shadow: textsFor('shadow'), busybox: textsFor('busybox') } as const
 
 /** What a job asks of the program. */
-export type Operation = 'present' | 'absent' | 'inspect' | 'install' | 'cleanup' | 'uninstall'
+export type Operation = 'present' | 'absent' | 'inspect' | 'install' | 'cleanup' | 'uninstall' | 'expire'
 
 const TEXT_OF: Readonly<Record<Operation, keyof typeof NEEDED>> = {
   present: 'present',
@@ -82,6 +82,7 @@ const TEXT_OF: Readonly<Record<Operation, keyof typeof NEEDED>> = {
   install: 'end',
   cleanup: 'leave',
   uninstall: 'leave',
+  expire: 'end',
 }
 
 export const programFor = (operation: Operation, tools: AccountTools = 'shadow'): string =>

@@ -86,9 +86,10 @@ parameters() {
   [ "$P_end" = "$NONCE" ] || fail invalid_job 'cut off'
   need_id cp "$P_cp"; need_number now "$P_now"; need_number sshd "$P_sshd"; need_account user "$P_user"
   [ -z "$P_host" ] || need_id host "$P_host"
-  need_word op "$P_op" inspect install cleanup uninstall present absent
+  need_word op "$P_op" inspect install cleanup uninstall expire present absent
   case $P_op in
     inspect) return ;;
+    expire) need_id grant "$P_grant"; return ;;
     install) need_hex program "$P_program"; return ;;
     cleanup | uninstall)
       need_word homes "$P_homes" archive delete; need_word keep_uids "$P_keep_uids" yes no
@@ -1791,6 +1792,20 @@ expire_one() {
   take_lock || fail host_busy "$RUN/lock"
   open_ledger
   { read_grant && [ "$R_state" != absent ] && [ "$R_not_after" -le "$NOW" ]; } || finish ok
+  end_as_recorded
+}
+
+# The connector's timer: one grant, once its end has passed by the later of the two clocks. It knows no epoch: what is
+# recorded decides, an extension too, and what has ended is answered with its proof.
+expire_due() {
+  read_grant || fail ledger_lost "$P_grant"
+  P_op=absent
+  [ "$R_state" != absent ] || stored_result
+  [ "$R_not_after" -le "$(later "$NOW" "$P_now")" ] || answer "not_due $R_not_after"
+  end_as_recorded
+}
+
+end_as_recorded() {
   P_login=$R_login P_person=$R_person P_groups=$R_groups P_not_after=$R_not_after P_content=$R_content
   P_generation=$R_generation P_epoch=$R_epoch P_on_revoke=$R_on_revoke P_root_processes=$R_root_processes P_sshd=$R_sshd
   need_account login "$P_login"; need_number sshd "$P_sshd"
@@ -2159,6 +2174,6 @@ apono_main() {
   open_ledger
   case $P_op in
     present) present ;; absent) absent ;; inspect) inspect ;; install) install_program ;; cleanup) cleanup ;;
-    uninstall) uninstall ;;
+    uninstall) uninstall ;; expire) expire_due ;;
   esac
 }

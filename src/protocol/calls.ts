@@ -130,10 +130,14 @@ export const ReportResponse = z
   .meta({ id: 'ReportResponse' })
 export type ReportResponse = z.infer<typeof ReportResponse>
 
+/** With all that its end needs. */
+export const KnownGrant = z.object({ integration: Integration, server: Server, grant: Grant })
+export type KnownGrant = z.infer<typeof KnownGrant>
+
 export const GrantsResponse = z
   .object({
     serverTime: Instant,
-    grants: z.array(z.object({ integration: Integration, server: Server, grant: Grant })),
+    grants: z.array(KnownGrant),
     next: z.string().min(1).max(512).nullable(),
   })
   .meta({ id: 'GrantsResponse' })

@@ -23,6 +23,9 @@ export type FakeControlPlane = {
   /** Bodies of one call, in order. */
   calls<T>(call: CallName, schema: { parse(value: unknown): T }): T[]
   reports(): Report[]
+  /** What a resync reads, in pages of two; each reading is noted. */
+  readonly grants: unknown[]
+  resyncs(): number
   /** Handed out by the next claim that has a free slot. */
   enqueue(...jobs: unknown[]): void
   /** Takes the place of the ordinary answer until it returns undefined. */
@@ -75,6 +78,8 @@ const isCall = (name: string): name is CallName => name in SCHEMAS
 export const startFakeControlPlane = async (knobs: Partial<Knobs> = {}): Promise<FakeControlPlane> => {
   const seen: Seen[] = []
   const queue: unknown[] = []
+  const grants: unknown[] = []
+  let resyncs = 0
   const overrides = new Map<CallName, (body: unknown, nth: number) => Answer | undefined>()
   const watchers = new Set<() => void>()
   const wake = (): void => {
@@ -82,8 +87,9 @@ export const startFakeControlPlane = async (knobs: Partial<Knobs> = {}): Promise
   }
   const serverTime = (): string => new Date().toISOString()
 
-  const longPoll = (waitMs: number): Promise<void> =>
+  const longPoll = (waitMs: number, response: ServerResponse): Promise<void> =>
     new Promise((resolve) => {
+      response.once('close', () => done())
       const done = (): void => {
         clearTimeout(timer)
         watchers.delete(look)
@@ -96,13 +102,15 @@ export const startFakeControlPlane = async (knobs: Partial<Knobs> = {}): Promise
       watchers.add(look)
     })
 
-  const claim = async (body: ClaimRequest): Promise<Answer> => {
-    if (queue.length === 0) await longPoll(body.waitMs)
+  const claim = async (body: ClaimRequest, response: ServerResponse): Promise<Answer> => {
+    if (queue.length === 0) await longPoll(body.waitMs, response)
+    // Nobody is there any more to be given anything.
+    if (response.destroyed) return { status: 204 }
     const jobs = queue.splice(0, body.freeSlots)
     return jobs.length === 0 ? { status: 204 } : { status: 200, body: { serverTime: serverTime(), jobs } }
   }
 
-  const ordinary = async (call: CallName, body: unknown): Promise<Answer> => {
+  const ordinary = async (call: CallName, body: unknown, response: ServerResponse): Promise<Answer> => {
     switch (call) {
       case 'register':
         return {
@@ -110,7 +118,7 @@ export const startFakeControlPlane = async (knobs: Partial<Knobs> = {}): Promise
           body: { serverTime: serverTime(), protocol: 1, controlPlaneId: 'cp_test', knobs: { ...KNOBS, ...knobs } },
         }
       case 'claim':
-        return await claim(ClaimRequest.parse(body))
+        return await claim(ClaimRequest.parse(body), response)
       case 'renew': {
         const results = RenewRequest.parse(body).inFlight.map((ref) => ({ ...ref, status: 'ok' }))
         return { status: 200, body: { serverTime: serverTime(), results } }
@@ -128,7 +136,16 @@ export const startFakeControlPlane = async (knobs: Partial<Knobs> = {}): Promise
     }
   }
 
+  const page = (url: URL): Answer => {
+    const from = Number(url.searchParams.get('after') ?? 0)
+    const next = from + 2 < grants.length ? String(from + 2) : null
+    if (next === null) resyncs++
+    return { status: 200, body: { serverTime: serverTime(), grants: grants.slice(from, from + 2), next } }
+  }
+
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const url = new URL(request.url ?? '/', 'http://x')
+    if (url.pathname === '/connector/v1/grants' && request.method === 'GET') return send(response, page(url))
     const name = /^\/connector\/v1\/(\w+)$/.exec(request.url ?? '')?.[1] ?? ''
     if (!isCall(name) || request.method !== 'POST') return send(response, problem(404, 'not_found'))
     const body = JSON.parse(await readAll(request)) as unknown
@@ -136,7 +153,7 @@ export const startFakeControlPlane = async (knobs: Partial<Knobs> = {}): Promise
     seen.push({ call: name, body, authorization: request.headers.authorization, at: performance.now() })
     const nth = seen.filter(({ call }) => call === name).length
     wake()
-    const answer = overrides.get(name)?.(body, nth) ?? (await ordinary(name, body))
+    const answer = overrides.get(name)?.(body, nth) ?? (await ordinary(name, body, response))
     send(response, answer)
     wake()
   }
@@ -157,6 +174,8 @@ export const startFakeControlPlane = async (knobs: Partial<Knobs> = {}): Promise
   return {
     url: `http://127.0.0.1:${port}`,
     seen,
+    grants,
+    resyncs: () => resyncs,
     calls: (call, schema) => seen.filter((one) => one.call === call).map(({ body }) => schema.parse(body)),
     reports: () =>
       seen.filter(({ call }) => call === 'report').flatMap(({ body }) => ReportRequest.parse(body).reports),

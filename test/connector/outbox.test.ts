@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { type ApiClient, ApiError } from '../../src/connector/api-client.ts'
+import { NO_JOURNAL } from '../../src/connector/journal.ts'
 import { createOutage } from '../../src/connector/outage.ts'
 import type { Registered, Registration } from '../../src/connector/register.ts'
 import { createOutbox } from '../../src/connector/report.ts'
@@ -44,7 +45,7 @@ const setUp = (refuse: (jobs: string[]) => ApiError | 'silence' | null) => {
   } as unknown as ApiClient
   const registration = { ensure: async () => registered, forget: () => undefined } as unknown as Registration
   const outbox = createOutbox({
-    journal: { reports: () => [], add: () => undefined, remove: () => undefined, close: () => undefined },
+    journal: NO_JOURNAL,
     api,
     clock,
     log,

@@ -55,6 +55,7 @@ export const noHostProgram: HostProgram = {
   ensureAbsent: unused,
   inspect: unused,
   cleanup: unused,
+  expire: unused,
 }
 
 export const startTestConnector = async (
