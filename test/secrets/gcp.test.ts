@@ -86,6 +86,19 @@ describe('Google', () => {
     expect(second.version).not.toBe(first.version)
   })
 
+  test('a token that is not taken any more is told as that', async () => {
+    const stub = await startGoogleStub()
+    onTestFinished(() => void stub.stop())
+    stub.put(nameOf('ssh'), '{"base64_private_key":"k"}')
+    const store = open(stub.port)
+    stub.plan({ code: status.UNAUTHENTICATED })
+    await expect(store.read(reference('ssh') as never, { signal })).rejects.toMatchObject({
+      code: 'secret_access_denied',
+      message: expect.stringContaining('no token'),
+    })
+    expect((await store.read(reference('ssh') as never, { signal })).privateKey.reveal()).toBe('k')
+  })
+
   test('a newest version that is disabled is told as that', async () => {
     const stub = await startGoogleStub()
     onTestFinished(() => void stub.stop())
