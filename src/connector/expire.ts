@@ -78,7 +78,9 @@ export const expireLoop = async (deps: ExpireDeps, signal: AbortSignal): Promise
   const run = async (one: KnownGrant): Promise<void> => {
     const leave = await gate.enter(signal)
     try {
-      apply(one, await deps.end(one, signal))
+      const outcome = await deps.end(one, signal)
+      // What was called off at our own end is the next process's.
+      if (outcome.outcome !== 'failed' || !signal.aborted) apply(one, outcome)
     } finally {
       leave()
     }

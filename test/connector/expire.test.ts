@@ -135,6 +135,18 @@ describe('the end of a grant by the connector', () => {
     await stop()
   })
 
+  test('that is called off because the connector ends is no failure', async () => {
+    const { clock, desk, ended, lines, grants, stop } = setUp([knownGrant('late', 0)])
+    let stopping: Promise<void> | null = null
+    desk.end = () => {
+      stopping = stop()
+      return failed('ssh_unreachable')
+    }
+    await clock.advance(100)
+    await stopping
+    expect([ended.length, lines.length, grants.size()]).toEqual([1, 0, 1])
+  })
+
   test('is left to a job where the server’s ledger does not know the grant', async () => {
     const { clock, desk, ended, grants, reports, stop } = setUp([knownGrant('lost', 0)])
     desk.end = () => failed('ledger_lost')
