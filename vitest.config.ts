@@ -5,7 +5,7 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     globalSetup: ['test/hosts/global-setup.ts'],
     // Most of a test's time is waiting for a server.
-    maxWorkers: 3,
+    maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // Stories on servers of their own run two at a time: most of each is waiting.
