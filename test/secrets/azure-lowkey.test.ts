@@ -55,5 +55,5 @@ const start = async () => {
   }
 }
 
-if (hasLowkeyVault()) conforms('azure, beside Lowkey Vault', start)
+if (hasLowkeyVault()) conforms('azure, beside Lowkey Vault', start, ['distrusted'])
 else describe('the store azure, beside Lowkey Vault', () => test.skip('not exercised here: its image cannot be pulled'))

@@ -64,4 +64,4 @@ const start = async () => {
   }
 }
 
-describe.skipIf(image === null)(`beside ${KUBERNETES}`, () => conforms('kubernetes', start))
+describe.skipIf(image === null)(`beside ${KUBERNETES}`, () => conforms('kubernetes', start, ['putText']))

@@ -62,7 +62,7 @@ conforms('kubernetes', async () => {
       await stub.stop()
     },
   }
-})
+}, ['putText'])
 
 const start = async () => {
   const stub = await startKubernetesStub()

@@ -79,7 +79,7 @@ describe.skipIf(image === null)(`beside ${VAULT}`, () => {
           await vault.stop()
         },
       }
-    })
+    }, ['putText', 'distrusted'])
   }
 
   test('reads by the policy of the documentation, is refused by any less, and gives its token back', async () => {

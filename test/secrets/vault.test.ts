@@ -82,7 +82,7 @@ for (const engine of ['kv1', 'kv2'] as const) {
         await stub.stop()
       },
     }
-  })
+  }, ['putText'])
 }
 
 const start = async (): Promise<VaultStub> => {

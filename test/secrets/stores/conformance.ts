@@ -58,13 +58,29 @@ const failureOf = (reading: Promise<SecretMaterial>): Promise<JobError> =>
 
 const allOf = ({ message, hint, cause, stack }: JobError): string => `${message}${hint}${String(cause)}${stack}`
 
-export const conforms = (name: string, start: () => Promise<Counterpart>): void => {
+/** What a store cannot be asked for, by its nature; a counterpart that leaves out anything else fails as a whole. */
+export type Lacking = 'putText' | 'faults' | 'distrusted'
+
+const SOME: readonly Lacking[] = ['putText', 'faults', 'distrusted']
+
+export const conforms = (name: string, start: () => Promise<Counterpart>, lacking: readonly Lacking[] = []): void => {
+  const testWith = (part: Lacking, title: string, run: () => Promise<void>): void => {
+    if (!lacking.includes(part)) test(title, run)
+  }
+
   describe(`the store ${name}`, () => {
     let there: Counterpart
     beforeAll(async () => {
       there = await start()
+      expect(SOME.filter((part) => there[part] === undefined)).toEqual(SOME.filter((part) => lacking.includes(part)))
     })
     afterAll(() => there?.stop())
+
+    const part = <P extends Lacking>(name: P): NonNullable<Counterpart[P]> => {
+      const found = there[name]
+      if (found === undefined) throw new Error(`the counterpart has no ${name}`)
+      return found
+    }
 
     const read = (reference: SecretReference, deadlineMs?: number): Promise<SecretMaterial> =>
       asOne(there.open(), deadlineMs).read(reference)
@@ -107,10 +123,9 @@ export const conforms = (name: string, start: () => Promise<Counterpart>): void 
       expect(allOf(error)).not.toContain(MARK)
     })
 
-    test('says what kind of thing is there instead of JSON, and never the thing', async ({ skip }) => {
-      if (there.putText === undefined) return skip()
+    testWith('putText', 'says what kind of thing is there instead of JSON, and never the thing', async () => {
       const text = `-----BEGIN PRIVATE KEY-----\n${MARK}\n-----END PRIVATE KEY-----\n`
-      const error = await failureOf(read(await there.putText('text', text)))
+      const error = await failureOf(read(await part('putText')('text', text)))
       expect(error).toMatchObject({
         code: 'secret_malformed',
         message: expect.stringContaining('a private key by itself'),
@@ -127,9 +142,8 @@ export const conforms = (name: string, start: () => Promise<Counterpart>): void 
       expect(there.requests()).toBe(before)
     })
 
-    test('tries again what can pass, also when it is told to slow down', async ({ skip }) => {
-      const { faults } = there
-      if (faults === undefined) return skip()
+    testWith('faults', 'tries again what can pass, also when it is told to slow down', async () => {
+      const faults = part('faults')
       onTestFinished(faults.mend)
       const reference = await there.put('full', FULL)
       faults.fail(1)
@@ -138,18 +152,16 @@ export const conforms = (name: string, start: () => Promise<Counterpart>): void 
       expect((await read(reference)).privateKey.reveal()).toBe(KEY)
     })
 
-    test('tries again what is not answered', async ({ skip }) => {
-      const { faults } = there
-      if (faults === undefined) return skip()
+    testWith('faults', 'tries again what is not answered', async () => {
+      const faults = part('faults')
       onTestFinished(faults.mend)
       const reference = await there.put('full', FULL)
       faults.hangOnce()
       expect((await read(reference)).privateKey.reveal()).toBe(KEY)
     })
 
-    test('says that the store is down, in time, and reads again when it is back', async ({ skip }) => {
-      const { faults } = there
-      if (faults === undefined) return skip()
+    testWith('faults', 'says that the store is down, in time, and reads again when it is back', async () => {
+      const faults = part('faults')
       onTestFinished(faults.mend)
       const reference = await there.put('full', FULL)
       const stores = asOne(there.open())
@@ -161,27 +173,29 @@ export const conforms = (name: string, start: () => Promise<Counterpart>): void 
       expect((await stores.read(reference)).privateKey.reveal()).toBe(KEY)
     })
 
-    test('waits no longer than the deadline, nor than the job, and is none the worse for it', async ({ skip }) => {
-      const { faults } = there
-      if (faults === undefined) return skip()
-      onTestFinished(faults.mend)
-      const reference = await there.put('full', FULL)
-      const stores = asOne(there.open(), 1000)
-      faults.hang()
-      const began = performance.now()
-      expect((await failureOf(stores.read(reference))).code).toBe('secret_store_unreachable')
-      const callOff = new AbortController()
-      const reading = failureOf(stores.read(reference, { signal: callOff.signal }))
-      callOff.abort()
-      expect((await reading).code).toBe('cancelled')
-      expect(performance.now() - began).toBeLessThan(2500)
-      faults.mend()
-      expect((await stores.read(reference)).privateKey.reveal()).toBe(KEY)
-    })
+    testWith(
+      'faults',
+      'waits no longer than the deadline, nor than the job, and is none the worse for it',
+      async () => {
+        const faults = part('faults')
+        onTestFinished(faults.mend)
+        const reference = await there.put('full', FULL)
+        const stores = asOne(there.open(), 1000)
+        faults.hang()
+        const began = performance.now()
+        expect((await failureOf(stores.read(reference))).code).toBe('secret_store_unreachable')
+        const callOff = new AbortController()
+        const reading = failureOf(stores.read(reference, { signal: callOff.signal }))
+        callOff.abort()
+        expect((await reading).code).toBe('cancelled')
+        expect(performance.now() - began).toBeLessThan(2500)
+        faults.mend()
+        expect((await stores.read(reference)).privateKey.reveal()).toBe(KEY)
+      },
+    )
 
-    test('tells nothing to a server that nobody vouches for', async ({ skip }) => {
-      if (there.distrusted === undefined) return skip()
-      const { store, sent } = await there.distrusted()
+    testWith('distrusted', 'tells nothing to a server that nobody vouches for', async () => {
+      const { store, sent } = await part('distrusted')()
       const error = await failureOf(asOne(store).read(await there.put('full', FULL)))
       expect(error.code).toBe('secret_store_unreachable')
       expect(sent()).toBe(0)
