@@ -37,13 +37,15 @@ const LAST_RETRY_MS = 3_600_000
 export const expireLoop = async (deps: ExpireDeps, signal: AbortSignal): Promise<void> => {
   const { clock, log, known, skew, outbox } = deps
   const gate = createGate(AT_ONCE)
-  const failures = new Map<string, number>()
+  // By what is known, not by name: an extension begins anew.
+  const failures = new WeakMap<KnownGrant, number>()
   const running = new Set<Promise<void>>()
   const now = (): number => Math.max(clock.now(), skew.now())
 
-  const failed = ({ grant, server }: KnownGrant, error: JobError): void => {
-    const times = (failures.get(grant.id) ?? 0) + 1
-    failures.set(grant.id, times)
+  const failed = (one: KnownGrant, error: JobError): void => {
+    const { grant, server } = one
+    const times = (failures.get(one) ?? 0) + 1
+    failures.set(one, times)
     const retryInMs = Math.min(FIRST_RETRY_MS * 2 ** (times - 1), LAST_RETRY_MS)
     known.postpone(grant.id, now() + retryInMs)
     const fields = {
@@ -56,20 +58,23 @@ export const expireLoop = async (deps: ExpireDeps, signal: AbortSignal): Promise
     if (times === 1) log.warn({ ...fields, reason: error.message }, 'a grant that is over could not be ended')
   }
 
-  const ended = ({ grant, server }: KnownGrant, result: AbsentResult): void => {
+  const ended = (one: KnownGrant, result: AbsentResult): void => {
+    const { grant, server } = one
     const { id, generation, login } = grant
-    failures.delete(id)
+    const isCurrent = known.has(one)
     const at = new Date(skew.now()).toISOString()
-    outbox.add({ grantId: id, generation, at, outcome: 'expired', result }, { forget: id })
-    known.forget(id)
+    outbox.add({ grantId: id, generation, at, outcome: 'expired', result }, isCurrent ? { forget: id } : undefined)
+    if (isCurrent) known.forget(id)
     const fields = { event: 'grant_expired', grantId: id, generation, login, server: server.name }
     log.info({ ...fields, changed: result.changed }, 'a grant that is over was ended')
   }
 
   const apply = (one: KnownGrant, outcome: ExpiryOutcome): void => {
     const { id } = one.grant
-    if (outcome.outcome === 'not_due') known.postpone(id, outcome.until)
-    else if (outcome.outcome === 'ended') ended(one, outcome.result)
+    if (outcome.outcome === 'ended') ended(one, outcome.result)
+    // An extension that was learnt meanwhile has a time of its own.
+    else if (!known.has(one)) return
+    else if (outcome.outcome === 'not_due') known.postpone(id, outcome.until)
     // The ledger does not know it: that is for a job of the control plane's to look into.
     else if (outcome.error.code === 'ledger_lost') known.forget(id)
     else failed(one, outcome.error)

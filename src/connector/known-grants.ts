@@ -7,6 +7,8 @@ import { createWakeup, type Wakeup } from './wakeup.ts'
 export interface KnownGrants {
   /** What a job has done here, or a list of the control plane's: the newer generation wins. */
   learn(grants: readonly KnownGrant[], from: Source): void
+  /** Whether that is still what is known of its grant. */
+  has(known: KnownGrant): boolean
   /** Its end is confirmed. */
   forget(grantId: string): void
   /** Those that are due, each until it is forgotten, postponed, or learnt anew. */
@@ -65,6 +67,7 @@ export const createKnownGrants = ({ clock, journal, random }: KnownGrantsOptions
       journal.change(entered.map((known): GrantChange => ({ learn: known })))
       if (entered.length > 0) news.wake()
     },
+    has: (known) => all.get(known.grant.id)?.known === known,
     forget: (grantId) => {
       if (all.delete(grantId)) journal.change([{ forget: grantId }])
     },

@@ -135,6 +135,31 @@ describe('the end of a grant by the connector', () => {
     await stop()
   })
 
+  test('of an extension keeps nothing of what failed before it, its line and first retry neither', async () => {
+    const { clock, desk, ended, lines, grants, stop } = setUp([knownGrant('long', 0)])
+    desk.end = () => failed('ssh_unreachable')
+    await clock.advance(15_000 * (2 ** 6 - 1))
+    grants.learn([knownGrant('long', 2_000_000, 2)], 'applied')
+    const before = ended.length
+    await clock.advance(1_085_000)
+    expect(ended.length - before).toBe(2)
+    expect(lines).toMatchObject([{ event: 'expiry_failed' }, { event: 'expiry_failed', retryInMs: 15_000 }])
+    await stop()
+  })
+
+  test('that an extension has overtaken leaves the extension known', async () => {
+    const { clock, desk, ended, reports, grants, stop } = setUp([knownGrant('long', 0)])
+    desk.end = () => {
+      if (ended.length === 1) grants.learn([knownGrant('long', 50_000, 2)], 'applied')
+      return ENDED
+    }
+    await clock.advance(10_000)
+    expect([reports.length, grants.size()]).toEqual([1, 1])
+    await clock.advance(45_000)
+    expect(reports.map((report) => 'generation' in report && report.generation)).toEqual([1, 2])
+    await stop()
+  })
+
   test('that is called off because the connector ends is no failure', async () => {
     const { clock, desk, ended, lines, grants, stop } = setUp([knownGrant('late', 0)])
     let stopping: Promise<void> | null = null
